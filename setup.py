@@ -11,28 +11,32 @@ PROTOS = ROOT / "protos"
 GENERATED = ROOT / "gen"
 
 
-def generate() -> list[str]:
-    """Run protoc over protos/ and answer with the names of the packages that it made."""
+def generate() -> None:
+    """Run protoc over protos/ and make packages of what it wrote."""
     sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     GENERATED.mkdir(exist_ok=True)
     subprocess.run(  # noqa: S603
         [
-            sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}",
-            f"--python_out={GENERATED}", f"--grpc_python_out={GENERATED}",
-            f"--mypy_out={GENERATED}", f"--mypy_grpc_out={GENERATED}", *sources,
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"-I{PROTOS}",
+            f"--python_out={GENERATED}",
+            f"--grpc_python_out={GENERATED}",
+            f"--mypy_out={GENERATED}",
+            f"--mypy_grpc_out={GENERATED}",
+            *sources,
         ],
         check=True,
         cwd=PROTOS,
     )
-    folders = sorted({Path(source).parent for source in sources} | {Path("astara")} | {Path(s).parent.parent for s in sources})
+    folders = sorted(
+        {Path(source).parent for source in sources} | {Path("astara")} | {Path(s).parent.parent for s in sources}
+    )
     for folder in folders:
         (GENERATED / folder / "__init__.py").touch()
-    return [".".join(folder.parts) for folder in folders]
 
 
 if __name__ == "__main__":
-    generated = generate()
-    from setuptools.config.pyprojecttoml import load_file
-
-    listed = load_file(ROOT / "pyproject.toml")["tool"]["setuptools"]["packages"]
-    setup(packages=listed + generated)
+    generate()
+    setup()

@@ -1,0 +1,67 @@
+"""The cloud's APIs: one keystoneauth session a process, shared by all threads, with capped calls.
+
+Hot paths use openstacksdk's proxies as plain REST adapters (`connection.network.get("/ports", …)`): their resource
+objects cost milliseconds a call. Every call is capped at `timeout` seconds, because a stale owner's late call must die.
+The service user's credentials are keystoneauth's own options in section [openstack].
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import requests
+from keystoneauth1 import loading
+from keystoneauth1.exceptions import MissingRequiredOptions
+from openstack.connection import Connection
+from oslo_config import cfg
+from requests.adapters import HTTPAdapter
+
+from services.common.settings import Settings, SettingsError, option
+
+GROUP = "openstack"
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenStackSettings:
+    """What is not keystoneauth's own."""
+
+    group: ClassVar[str] = GROUP
+
+    region_name: str = option("", help="Region; empty: the only one")
+    interface: str = option("internal", help="Endpoints to use", choices=("public", "internal", "admin"))
+    call_timeout: float = option(15.0, help="Seconds after which a call is given up", minimum=1.0, maximum=60.0)
+    pool_size: int = option(32, help="Connections kept open to each API", minimum=1, maximum=1000)
+
+
+def register(conf: cfg.ConfigOpts) -> None:
+    """Register keystoneauth's options (auth_type, auth_url, username, …, cafile, insecure)."""
+    loading.register_auth_conf_options(conf, GROUP)
+    loading.register_session_conf_options(conf, GROUP)
+
+
+def connect(settings: Settings) -> Connection:
+    """A connection of the service user. No call is made yet. SettingsError when the credentials are incomplete."""
+    own = settings[OpenStackSettings]
+    conf = settings.conf
+    if not conf[GROUP].auth_type:
+        # Credentials of a user with a password are what almost everybody has; others say their auth_type.
+        conf.set_default("auth_type", "password", group=GROUP)
+    try:
+        auth = loading.load_auth_from_conf_options(conf, GROUP)
+    except (MissingRequiredOptions, cfg.Error) as error:
+        msg = f"[{GROUP}] {error}"
+        raise SettingsError(msg) from error
+    http = requests.Session()
+    adapter = HTTPAdapter(pool_connections=8, pool_maxsize=own.pool_size, pool_block=False)
+    http.mount("http://", adapter)
+    http.mount("https://", adapter)
+    session: Any = loading.load_session_from_conf_options(
+        conf, GROUP, auth=auth, session=http, user_agent="astara", timeout=own.call_timeout
+    )
+    return Connection(
+        session=session,
+        region_name=own.region_name or None,
+        interface=own.interface,
+        network_interface=own.interface,
+        compute_interface=own.interface,
+        image_interface=own.interface,
+    )

@@ -1,0 +1,156 @@
+"""gRPC as every service uses it: health, reflection, channelz on each server, keepalive on both sides, TLS.
+
+A server that is asked to listen in plain text on another address than loopback refuses to start, unless the operator
+said that something else encrypts. Health answers for the empty name and for each service that the server carries.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+import grpc.aio
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.common.settings import GrpcSettings, SettingsError
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+_CHANNEL_OPTIONS = [
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+_SERVER_OPTIONS = [
+    *_CHANNEL_OPTIONS[:4],
+    ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 2_000),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),
+    ("grpc.enable_channelz", 1),
+]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`; SettingsError when it is neither."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        msg = f"{address!r} is not host:port (IPv6 in brackets)"
+        raise SettingsError(msg)
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is the loopback interface by name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class RpcServer:
+    """An asyncio gRPC server with health, reflection and channelz. Register servicers on `.server`, then start it."""
+
+    def __init__(self, settings: GrpcSettings, address: str, services: Sequence[str] = ()) -> None:
+        """`services` are the full names of the gRPC services that will be registered, for health and reflection."""
+        host, _ = split_address(address)
+        self._address = address
+        self._services = tuple(services)
+        self.server = grpc.aio.server(options=_SERVER_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        channelz.add_channelz_servicer(self.server)
+        names = (*services, health.SERVICE_NAME, channelz.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self.server)
+        credentials = _server_credentials(settings)
+        if credentials is None:
+            if not is_loopback(host) and not settings.allow_plaintext:
+                msg = (
+                    f"gRPC would listen in plain text on {address}: set [grpc] tls_cert, tls_key and tls_ca, "
+                    "or [grpc] allow_plaintext if something else encrypts"
+                )
+                raise SettingsError(msg)
+            self.port = self.server.add_insecure_port(address)
+        else:
+            self.port = self.server.add_secure_port(address, credentials)
+        self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    async def start(self, *, serving: bool = True) -> None:
+        """Listen; health says SERVING when `serving`, until `set_serving` says otherwise."""
+        await self.server.start()
+        await self.set_serving(serving)
+
+    async def set_serving(self, serving: bool) -> None:
+        """Change what health answers."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *self._services):
+            await self._health.set(name, status)
+
+    async def stop(self, grace: float = 1.0) -> None:
+        """Health says NOT_SERVING, calls get `grace` seconds to end."""
+        await self._health.enter_graceful_shutdown()
+        await self.server.stop(grace)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+def open_channel(settings: GrpcSettings, address: str | None = None) -> grpc.aio.Channel:
+    """A channel to the scheduler, or to `address`. It reconnects by itself, within a second once the peer is back."""
+    target = address or settings.scheduler
+    host, _ = split_address(target)
+    options: list[tuple[str, int | str]] = list(_CHANNEL_OPTIONS)
+    if not settings.tls_ca:
+        if not is_loopback(host) and not settings.allow_plaintext:
+            msg = f"gRPC would speak plain text to {target}: set [grpc] tls_ca, or [grpc] allow_plaintext"
+            raise SettingsError(msg)
+        return grpc.aio.insecure_channel(target, options=options)
+    if settings.tls_server_name:
+        options.append(("grpc.ssl_target_name_override", settings.tls_server_name))
+    credentials = grpc.ssl_channel_credentials(
+        Path(settings.tls_ca).read_bytes(),
+        Path(settings.tls_key).read_bytes() if settings.tls_key else None,
+        Path(settings.tls_cert).read_bytes() if settings.tls_cert else None,
+    )
+    return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+def _server_credentials(settings: GrpcSettings) -> grpc.ServerCredentials | None:
+    if not settings.tls_cert:
+        return None
+    if not settings.tls_key or not settings.tls_ca:
+        msg = "[grpc] tls_cert wants tls_key and tls_ca beside it"
+        raise SettingsError(msg)
+
+    def read() -> grpc.ServerCertificateConfiguration:
+        pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=Path(settings.tls_ca).read_bytes())
+
+    # Read again at each handshake, so that a rotated certificate is taken without a restart.
+    return grpc.dynamic_ssl_server_credentials(read(), read, require_client_authentication=True)
+
+
+async def reconnect_delay(attempt: int) -> None:
+    """Wait before try number `attempt` (from 1) of a broken stream: 0.1 s, doubling, at most 1 s."""
+    await asyncio.sleep(min(1.0, 0.1 * 2 ** (attempt - 1)))
