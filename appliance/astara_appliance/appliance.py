@@ -1,0 +1,252 @@
+"""One appliance: what it was told at boot, its interfaces, and the configuration that it runs.
+
+What is always true:
+
+- A push is all or nothing: every service validates before any commits; when one fails to commit, all that committed
+  are rolled back in reverse order, and the former configuration stays the one that runs.
+- One push runs at a time. A push that began is finished, whether or not its caller still waits.
+- An epoch is remembered, over restarts too, before anything is done in its name; from then on lower ones are refused.
+- The digest is told only while the services run what it stands for. After a roll back that failed, and after a
+  restart that could not put everything into effect again, it is unknown, so the orchestrator pushes again.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import services
+from .backend import Backend, BackendError, State
+from .boot import BootData
+from .epoch import Epoch
+from .interfaces import InterfaceNames
+from .models import Configuration
+from .services.base import Service
+from .store import Remembered, Store
+from .validation import FieldError, InvalidConfiguration, parse_configuration, parse_json
+
+Clock = Callable[[], float]
+"""Seconds on a clock that only goes forward."""
+
+_log = logging.getLogger(__name__)
+_EMPTY = Configuration().model_dump_json().encode()
+
+
+class StaleEpoch(Exception):  # noqa: N818 - it names the thing that is wrong
+    """A push came from an owner that is one no more."""
+
+    def __init__(self, highest: Epoch) -> None:
+        super().__init__(f"an owner with epoch {highest} was here")
+        self.highest = highest
+
+
+class CommitFailed(Exception):  # noqa: N818 - it names the thing that is wrong
+    """A service did not take its new state. `restored` says whether the former configuration runs again."""
+
+    def __init__(self, service: str, cause: str, restored: bool) -> None:
+        super().__init__(cause)
+        self.service = service
+        self.restored = restored
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What became of an accepted push: the names of the services that changed, and the configuration as kept."""
+
+    changed: list[str]
+    configuration: bytes
+    digest: str | None
+    epoch: Epoch | None
+
+
+class Appliance:
+    """The agent without its HTTP. Call `start` before anything else."""
+
+    __slots__ = (
+        "_backend",
+        "_clock",
+        "_lock",
+        "_names",
+        "_on_configured",
+        "_remembered",
+        "_services",
+        "_started",
+        "_status",
+        "_store",
+        "_version",
+        "boot",
+    )
+
+    def __init__(self, boot: BootData, store: Store, backend: Backend, clock: Clock, version: str) -> None:
+        self.boot = boot
+        self._store = store
+        self._backend = backend
+        self._clock = clock
+        self._version = version
+        self._started = clock()
+        self._remembered = store.load()
+        self._names = InterfaceNames(boot.management.mac, self._remembered.interfaces)
+        self._services = services.create(boot, backend, self._names)
+        self._lock = asyncio.Lock()
+        self._on_configured: Callable[[], Awaitable[None]] | None = None
+        self._status = b""
+
+    async def start(self) -> None:
+        """Name the interfaces and put the remembered configuration into effect again."""
+        async with self._lock:
+            self._names.see(self._backend.links())
+            if self._remembered.configuration is not None:
+                try:
+                    configuration = parse_configuration(json.loads(self._remembered.configuration))
+                    await self._apply(configuration)
+                except (InvalidConfiguration, CommitFailed) as error:
+                    _log.error("the remembered configuration cannot be run: %s", error)
+                    self._remembered = replace(self._remembered, digest=None)
+            self._refresh()
+
+    def on_configured(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Await `callback` after each push that changed something; for who listens on behalf of the services."""
+        self._on_configured = callback
+
+    @property
+    def configuration(self) -> bytes:
+        """The configuration that was last accepted, as JSON."""
+        return self._remembered.configuration or _EMPTY
+
+    def status(self) -> bytes:
+        """The answer to `GET /v1/status`, as JSON; made ahead except for the uptime."""
+        return b'%s,"uptime_seconds":%.1f}' % (self._status, self._clock() - self._started)
+
+    async def links_changed(self) -> None:
+        """Look at the interfaces again; something was plugged or unplugged."""
+        async with self._lock:
+            if self._names.see(self._backend.links()):
+                await self._remember(self._remembered)
+            self._refresh()
+
+    def interfaces(self) -> list[dict[str, Any]]:
+        """The plugged interfaces, management first, with the addresses they were given (section 1.3.2)."""
+        wanted = self.state("interfaces")
+        links = sorted((link for link in self._backend.links()), key=lambda link: self._names.names[link.mac])
+        return [_interface(self._names.names[link.mac], link.mac, link.mtu, wanted) for link in links]
+
+    def state(self, service: str) -> State:
+        """What is in effect for a service; empty when it does not run."""
+        return next(item.read() for item in self._services if item.name == service) or {}
+
+    def labels(self) -> list[dict[str, Any]]:
+        """The traffic counters by label."""
+        return [
+            {"name": name, "packets": counter.packets, "bytes": counter.bytes}
+            for name, counter in self._backend.counters().items()
+        ]
+
+    def reset_labels(self) -> list[dict[str, Any]]:
+        """The traffic counters as they were; they are zero now."""
+        labels = self.labels()
+        self._backend.reset_counters()
+        return labels
+
+    async def push(self, body: bytes, digest: str | None, epoch: Epoch | None) -> Pushed:
+        """Run the configuration in `body`.
+
+        Raises `StaleEpoch`, `MalformedJson`, `InvalidConfiguration`, `CommitFailed`, or OSError when the outcome cannot
+        be kept. It goes on when the caller is cancelled.
+        """
+        return await asyncio.shield(asyncio.ensure_future(self._push(body, digest, epoch)))
+
+    async def _push(self, body: bytes, digest: str | None, epoch: Epoch | None) -> Pushed:
+        async with self._lock:
+            await self._admit(epoch)
+            configuration = parse_configuration(parse_json(body))
+            try:
+                changed = await self._apply(configuration)
+            except CommitFailed as failure:
+                if not failure.restored:
+                    await self._remember(replace(self._remembered, digest=None))
+                raise
+            text = configuration.model_dump_json().encode()
+            await self._remember(replace(self._remembered, configuration=text, digest=digest))
+            if changed and self._on_configured is not None:
+                await self._on_configured()
+            return Pushed(changed, text, digest, self._remembered.epoch)
+
+    async def _admit(self, epoch: Epoch | None) -> None:
+        """Let no former owner pass. A push without an epoch (an operator's curl) passes before the first owner only."""
+        highest = self._remembered.epoch
+        if highest is not None and (epoch is None or epoch < highest):
+            raise StaleEpoch(highest)
+        if epoch != highest:
+            await self._remember(replace(self._remembered, epoch=epoch))
+
+    async def _apply(self, configuration: Configuration) -> list[str]:
+        errors: list[FieldError] = []
+        for service in self._services:
+            errors += service.validate(configuration)
+        if errors:
+            raise InvalidConfiguration(errors)
+        states = [service.render(configuration) for service in self._services]
+        committed: list[Service] = []
+        changed = []
+        for service, state in zip(self._services, states, strict=True):
+            committed.append(service)
+            try:
+                if await service.commit(state):
+                    changed.append(service.name)
+            except BackendError as error:
+                restored = await self._roll_back(committed)
+                raise CommitFailed(service.name, str(error), restored) from error
+        return changed
+
+    async def _roll_back(self, committed: list[Service]) -> bool:
+        """Undo in reverse order; a service that cannot go back does not keep the others from it."""
+        restored = True
+        for service in reversed(committed):
+            try:
+                await service.roll_back()
+            except BackendError:
+                _log.exception("%s cannot be rolled back", service.name)
+                restored = False
+        return restored
+
+    async def _remember(self, remembered: Remembered) -> None:
+        remembered = replace(remembered, interfaces=dict(self._names.names))
+        await self._store.save(remembered)
+        self._remembered = remembered
+        self._refresh()
+
+    def _refresh(self) -> None:
+        plugged = {link.mac: self._names.names[link.mac] for link in self._backend.links()}
+        routes = self.state("routes")
+        reachable = {route["version"] for route in routes.get("routes", ()) if route["destination"] in _DEFAULTS}
+        status = {
+            "v4": 4 in reachable,
+            "v6": 6 in reachable,
+            "resource_id": self.boot.resource_id,
+            "instance": self.boot.instance,
+            "version": self._version,
+            "digest": self._remembered.digest,
+            "epoch": None if self._remembered.epoch is None else str(self._remembered.epoch),
+            "interfaces": plugged,
+        }
+        # Without the closing brace: `status` appends the one fact that changes by itself.
+        self._status = json.dumps(status, separators=(",", ":")).encode()[:-1]
+
+
+_DEFAULTS = ("0.0.0.0/0", "::/0")
+
+
+def _interface(ifname: str, mac: str, mtu: int, wanted: State) -> dict[str, Any]:
+    given = wanted.get(ifname, {})
+    return {
+        "addresses": given.get("addresses", []),
+        "description": given.get("description", ""),
+        "groups": given.get("groups", []),
+        "ifname": ifname,
+        "lladdr": mac,
+        "media": given.get("media"),
+        "mtu": given.get("mtu", mtu),
+        "state": given.get("state", "down"),
+    }

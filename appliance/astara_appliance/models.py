@@ -1,0 +1,179 @@
+"""The configuration that the orchestrator pushes: `PUT /v1/system/config` (docs/contracts.md, "Configuration").
+
+Strict: an unknown field, a value of another type and a list longer than its limit are refused, and so is what
+contradicts itself inside one object. What concerns several objects at once is judged in `consistency`, and
+`validation.parse_configuration` is the one way from JSON to a `Configuration`. Every field has a default or is named in
+the examples of section 1.3.2 of the functional description, so those validate as they stand.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from . import consistency
+from .fields import (
+    Address,
+    AutonomousSystem,
+    Cidr,
+    Hostname,
+    InterfaceAddress,
+    InterfaceName,
+    Mac,
+    Mtu,
+    Tenant,
+    Text,
+    Uuid,
+)
+
+MAX_NETWORKS = 64
+MAX_SUBNETS = 128
+MAX_ADDRESSES = 128
+MAX_ALLOCATIONS = 20_000
+MAX_ROUTES = 4_096
+MAX_FLOATING_IPS = 8_192
+MAX_LABELS = 1_024
+MAX_PREFIXES = 1_024
+MAX_SERVERS = 16
+MAX_PORT_ADDRESSES = 64
+
+IPv6Mode = Literal["slaac", "dhcpv6-stateful", "dhcpv6-stateless"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Route(_Model):
+    """Packets for `destination` go to `nexthop`; a list of the two is accepted as well."""
+
+    destination: Cidr
+    nexthop: Address
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) == 2:
+            return {"destination": value[0], "nexthop": value[1]}
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Route":
+        consistency.check(consistency.of_route(self))
+        return self
+
+
+class Interface(_Model):
+    """How one interface shall be set up. It is found by `lladdr`; by `ifname` where no MAC is given."""
+
+    ifname: InterfaceName
+    lladdr: Mac | None = None
+    addresses: Annotated[list[InterfaceAddress], Field(max_length=MAX_ADDRESSES)] = []
+    mtu: Mtu | None = None
+    description: Text = ""
+    groups: Annotated[list[InterfaceName], Field(max_length=MAX_SERVERS)] = []
+    media: Text | None = None
+    state: Literal["up", "down"] = "up"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Interface":
+        consistency.check(consistency.of_interface(self))
+        return self
+
+
+class Subnet(_Model):
+    """One subnet of a network, as Neutron has it."""
+
+    id: Uuid
+    cidr: Cidr
+    gateway_ip: Address | None = None
+    dhcp_enabled: bool = False
+    dns_nameservers: Annotated[list[Address], Field(max_length=MAX_SERVERS)] = []
+    host_routes: Annotated[list[Route], Field(max_length=MAX_ROUTES)] = []
+    ipv6_address_mode: IPv6Mode | None = None
+    ipv6_ra_mode: IPv6Mode | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Subnet":
+        consistency.check(consistency.of_subnet(self))
+        return self
+
+
+class Allocation(_Model):
+    """One port's addresses on a network; an address is true when DHCP serves it."""
+
+    device_id: Text = ""
+    hostname: Hostname = ""
+    mac_address: Mac
+    ip_addresses: Annotated[dict[Address, bool], Field(max_length=MAX_PORT_ADDRESSES)] = {}
+
+
+class Network(_Model):
+    """One attached network."""
+
+    network_id: Uuid
+    name: Text = ""
+    network_type: Literal["external", "internal", "management"]
+    mtu: Mtu | None = None
+    v4_conf_service: Literal["static", "dhcp"] = "static"
+    v6_conf_service: Literal["static", "dhcp", "ra"] = "static"
+    interface: Interface
+    subnets: Annotated[list[Subnet], Field(max_length=MAX_SUBNETS)] = []
+    address_allocations: Annotated[list[Allocation], Field(max_length=MAX_ALLOCATIONS)] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Network":
+        consistency.check(consistency.of_network(self))
+        return self
+
+
+class FloatingIp(_Model):
+    """An address of the external network `network_id` that stands for an internal one."""
+
+    id: Uuid
+    floating_ip: Address
+    fixed_ip: Address
+    network_id: Uuid
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FloatingIp":
+        consistency.check(consistency.of_floating_ip(self))
+        return self
+
+
+class Label(_Model):
+    """Traffic to be counted: what enters from or leaves to `prefixes` on the external side."""
+
+    name: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9._:-]+$")]
+    prefixes: Annotated[list[Cidr], Field(max_length=MAX_PREFIXES)] = []
+    direction: Literal["ingress", "egress"] = "ingress"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Label":
+        consistency.check(consistency.of_label(self))
+        return self
+
+
+class Configuration(_Model):
+    """All that one appliance shall do."""
+
+    hostname: Text = ""
+    tenant_id: Tenant | None = None
+    admin_state_up: bool = True
+    asn: AutonomousSystem | None = None
+    neighbor_asn: AutonomousSystem | None = None
+    default_v4_gateway: Address | None = None
+    default_v6_gateway: Address | None = None
+    enable_snat: bool = True
+    networks: Annotated[list[Network], Field(max_length=MAX_NETWORKS)] = []
+    static_routes: Annotated[list[Route], Field(max_length=MAX_ROUTES)] = []
+    floating_ips: Annotated[list[FloatingIp], Field(max_length=MAX_FLOATING_IPS)] = []
+    labels: Annotated[list[Label], Field(max_length=MAX_LABELS)] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Configuration":
+        consistency.check(consistency.of_configuration(self))
+        return self
+
+    def networks_of(self, kind: Literal["external", "internal", "management"]) -> list[Network]:
+        """The attached networks of one kind, in the order in which they were sent."""
+        return [network for network in self.networks if network.network_type == kind]
