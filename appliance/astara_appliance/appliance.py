@@ -6,8 +6,9 @@ What is always true:
   are rolled back in reverse order, and the former configuration stays the one that runs.
 - One push runs at a time. A push that began is finished, whether or not its caller still waits.
 - An epoch is remembered, over restarts too, before anything is done in its name; from then on lower ones are refused.
-- The digest is told only while the services run what it stands for. After a roll back that failed, and after a
-  restart that could not put everything into effect again, it is unknown, so the orchestrator pushes again.
+- The digest is told only while the services run what it stands for. After a roll back that failed, a push that could
+  not be kept, and a restart that could not put everything into effect again, it is unknown, so the orchestrator pushes
+  again.
 """
 
 import asyncio
@@ -168,7 +169,12 @@ class Appliance:
                     await self._remember(replace(self._remembered, digest=None))
                 raise
             text = configuration.model_dump_json().encode()
-            await self._remember(replace(self._remembered, configuration=text, digest=digest))
+            try:
+                await self._remember(replace(self._remembered, configuration=text, digest=digest))
+            except OSError:
+                self._remembered = replace(self._remembered, digest=None)
+                self._refresh()
+                raise
             if changed and self._on_configured is not None:
                 await self._on_configured()
             return Pushed(changed, text, digest, self._remembered.epoch)

@@ -108,9 +108,6 @@ class ApplianceHost:
             hosted.healed.set()
         for where in list(hosted.servers):
             self._close(hosted, where)
-        for connection in hosted.connections:
-            if connection.transport is not None:
-                connection.transport.abort()
 
     async def plug(self, instance_id: str, mac: str, mtu: int) -> None:
         """An interface appears; KeyError for an unknown instance."""
@@ -185,6 +182,10 @@ class ApplianceHost:
         hosted.servers.pop(where).close()
         self._by_address.pop(where, None)
         hosted.networks.pop(where, None)
+        for connection in hosted.connections:
+            transport = connection.transport
+            if transport is not None and transport.get_extra_info("sockname")[:2] == where:
+                transport.abort()
 
     def _find(self, request: web.Request) -> _Hosted:
         name = request.get_extra_info("sockname")
