@@ -1,0 +1,114 @@
+"""Calls to appliances over the management network (docs/contracts.md, section 1.3.2 of the functional description).
+
+One aiohttp session for thousands of appliances. A call that gets no answer raises UnreachableError; the machine decides
+what that means.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from .cloud import Json
+from .errors import ApplianceError, RejectedError, StaleEpochError, UnreachableError
+from .settings import ApplianceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an appliance is and how it knows us. `instance_id` is the boot that we mean to talk to."""
+
+    address: str
+    token: str
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplianceStatus:
+    """What an appliance says of itself."""
+
+    v4: bool
+    v6: bool
+    digest: str | None
+    epoch: str | None
+    interfaces: dict[str, str]
+
+
+class ApplianceClient:
+    """Asks and tells appliances. Open it on the loop that uses it; close it at the end."""
+
+    def __init__(self, settings: ApplianceSettings, *, connections: int = 1024) -> None:
+        self._settings = settings
+        connector = aiohttp.TCPConnector(limit=connections, keepalive_timeout=30.0, use_dns_cache=False)
+        self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        self._short = aiohttp.ClientTimeout(total=settings.alive_timeout)
+        self._long = aiohttp.ClientTimeout(total=settings.config_timeout, connect=settings.alive_timeout)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def status(self, endpoint: Endpoint) -> ApplianceStatus:
+        """Ask whether the appliance is there. UnreachableError also when another boot answers at that address."""
+        answer = await self._call("GET", endpoint, "/v1/status", self._short)
+        if answer.get("instance") != endpoint.instance_id:
+            msg = f"{endpoint.address} answers as another instance ({answer.get('instance')})"
+            raise UnreachableError(msg)
+        return ApplianceStatus(
+            bool(answer.get("v4")),
+            bool(answer.get("v6")),
+            answer.get("digest"),
+            answer.get("epoch"),
+            dict(answer.get("interfaces") or {}),
+        )
+
+    async def configure(
+        self, endpoint: Endpoint, configuration: Json, digest: str, epoch: tuple[int, int]
+    ) -> list[str]:
+        """Push a configuration; answers with the services that changed.
+
+        RejectedError names every wrong field; StaleEpochError when somebody with a higher epoch was there.
+        """
+        headers = {"X-Astara-Digest": digest, "X-Astara-Epoch": f"{epoch[0]}.{epoch[1]}"}
+        answer = await self._call(
+            "PUT", endpoint, "/v1/system/config", self._long, headers, {"configuration": configuration}
+        )
+        return [str(name) for name in answer.get("changed", ())]
+
+    async def labels(self, endpoint: Endpoint) -> list[Json]:
+        """Traffic counters by label."""
+        answer = await self._call("GET", endpoint, "/v1/firewall/labels", self._long)
+        return list(answer.get("labels", ()))
+
+    async def _call(
+        self,
+        method: str,
+        endpoint: Endpoint,
+        path: str,
+        timeout: aiohttp.ClientTimeout,
+        headers: dict[str, str] | None = None,
+        body: Json | None = None,
+    ) -> Json:
+        host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+        url = f"http://{host}:{self._settings.port}{path}"
+        everything = {"Authorization": f"Bearer {endpoint.token}", **(headers or {})}
+        try:
+            async with self._session.request(
+                method, url, headers=everything, json=body, timeout=timeout, allow_redirects=False
+            ) as response:
+                answer: Any = await response.json(content_type=None) if response.status != 204 else {}
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            msg = f"{method} {path} at {endpoint.address}: {error or type(error).__name__}"
+            raise UnreachableError(msg) from error
+        if not isinstance(answer, dict):
+            msg = f"{method} {path} at {endpoint.address}: the answer is not a JSON object"
+            raise ApplianceError(msg)
+        if response.status == 422:
+            fields = "; ".join(f"{e.get('field')}: {e.get('message')}" for e in answer.get("errors", ())[:20])
+            raise RejectedError(f"the appliance refused the configuration: {fields or answer.get('detail')}")
+        if response.status == 409:
+            raise StaleEpochError(f"the appliance has seen epoch {answer.get('epoch')}")
+        if response.status >= 400:
+            detail = answer.get("detail") or answer.get("title")
+            raise ApplianceError(f"{method} {path} at {endpoint.address}: {response.status}: {detail}")
+        return answer

@@ -1,0 +1,218 @@
+"""From what Neutron says to what the appliance should run: a pure function, and the digest of its result.
+
+Equal wishes give equal bytes: every list is sorted, nothing depends on the order of Neutron's answers, and fields that
+change without meaning (revisions, timestamps) stay out. The digest has a version, so that an upgrade of Astara pushes
+again only where the meaning changed. Shape: docs/contracts.md.
+"""
+
+import hashlib
+import ipaddress
+import json
+import re
+from typing import Any
+
+from services.common import marks
+
+from .cloud import Json
+from .neutron import RouterReading
+
+DIGEST_VERSION = "v1"
+
+_NOT_HOSTNAME = re.compile(r"[^a-zA-Z0-9-]+")
+
+
+def digest(configuration: Json) -> str:
+    """`v1:` and the SHA-256 of the canonical JSON of a configuration."""
+    canonical = json.dumps(configuration, sort_keys=True, separators=(",", ":")).encode()
+    return f"{DIGEST_VERSION}:{hashlib.sha256(canonical).hexdigest()}"
+
+
+def build(
+    reading: RouterReading,
+    management: Json,
+    interface_names: dict[str, str],
+    macs: dict[str, str],
+    asn: tuple[int, int],
+) -> Json:
+    """The configuration of one router.
+
+    `management` is the management port (Neutron's JSON, `cidrs` added: its addresses with prefix length), `macs` maps a
+    network to the MAC of the instance's port there, `interface_names` maps MACs to names in the appliance, `asn` is
+    the appliance's AS number and its upstream's. KeyError when a network has no interface yet.
+    """
+    router = reading.router
+    gateway = router.get("external_gateway_info") or {}
+    networks = [_management(management, interface_names)]
+    if reading.gateway_port is not None:
+        networks.append(_network(reading, str(reading.gateway_network_id), "external", interface_names, macs))
+    networks += [
+        _network(reading, network_id, "internal", interface_names, macs) for network_id in reading.internal_network_ids
+    ]
+    return {
+        "hostname": _hostname(str(router.get("name") or ""), str(router["id"])),
+        "tenant_id": str(router.get("project_id") or router.get("tenant_id") or ""),
+        "admin_state_up": bool(router.get("admin_state_up", True)),
+        "asn": asn[0],
+        "neighbor_asn": asn[1],
+        "default_v4_gateway": _gateway(reading, 4),
+        "default_v6_gateway": _gateway(reading, 6),
+        "enable_snat": bool(gateway.get("enable_snat", True)),
+        "networks": networks,
+        "static_routes": sorted(
+            (
+                {"destination": route["destination"], "nexthop": route["nexthop"]}
+                for route in router.get("routes") or ()
+            ),
+            key=lambda route: (route["destination"], route["nexthop"]),
+        ),
+        "floating_ips": sorted(
+            (
+                {
+                    "id": fip["id"],
+                    "floating_ip": fip["floating_ip_address"],
+                    "fixed_ip": fip["fixed_ip_address"],
+                    "network_id": fip["floating_network_id"],
+                }
+                for fip in reading.floating_ips
+                if fip.get("fixed_ip_address")
+            ),
+            key=lambda fip: str(fip["floating_ip"]),
+        ),
+        "labels": _labels(reading),
+    }
+
+
+def _management(port: Json, names: dict[str, str]) -> Json:
+    mac = port["mac_address"]
+    return {
+        "network_id": port["network_id"],
+        "name": "management",
+        "network_type": "management",
+        "mtu": port.get("mtu", 1500),
+        "v4_conf_service": "static",
+        "v6_conf_service": "static",
+        "interface": _interface(names[mac], mac, sorted(port["cidrs"]), port.get("mtu", 1500)),
+        "subnets": [],
+        "address_allocations": [],
+    }
+
+
+def _network(reading: RouterReading, network_id: str, kind: str, names: dict[str, str], macs: dict[str, str]) -> Json:
+    network = reading.networks[network_id]
+    own_ports = [reading.gateway_port] if kind == "external" else reading.interface_ports
+    fixed_ips = [
+        ip for port in own_ports if port is not None and port["network_id"] == network_id for ip in port["fixed_ips"]
+    ]
+    subnets = sorted({ip["subnet_id"] for ip in fixed_ips} & set(reading.subnets))
+    addresses = sorted(
+        f"{ip['ip_address']}/{_prefix_length(reading.subnets[ip['subnet_id']])}"
+        for ip in fixed_ips
+        if ip["subnet_id"] in reading.subnets
+    )
+    mtu = int(network.get("mtu") or 1500)
+    mac = macs[network_id]
+    return {
+        "network_id": network_id,
+        "name": str(network.get("name") or ""),
+        "network_type": kind,
+        "mtu": mtu,
+        "v4_conf_service": "static",
+        "v6_conf_service": "static",
+        "interface": _interface(names[mac], mac, addresses, mtu),
+        "subnets": [_subnet(reading.subnets[subnet_id]) for subnet_id in subnets],
+        "address_allocations": _allocations(reading, network_id, set(subnets)) if kind == "internal" else [],
+    }
+
+
+def _interface(name: str, mac: str, addresses: list[str], mtu: int) -> Json:
+    return {
+        "ifname": name,
+        "lladdr": mac,
+        "addresses": addresses,
+        "mtu": mtu,
+        "description": "",
+        "groups": [],
+        "media": None,
+        "state": "up",
+    }
+
+
+def _subnet(subnet: Json) -> Json:
+    return {
+        "id": subnet["id"],
+        "cidr": subnet["cidr"],
+        "gateway_ip": subnet.get("gateway_ip"),
+        "dhcp_enabled": bool(subnet.get("enable_dhcp")),
+        # Their order is the order in which instances ask them: it means something.
+        "dns_nameservers": list(subnet.get("dns_nameservers") or ()),
+        "host_routes": sorted(
+            ({"destination": r["destination"], "nexthop": r["nexthop"]} for r in subnet.get("host_routes") or ()),
+            key=lambda route: (route["destination"], route["nexthop"]),
+        ),
+        "ipv6_address_mode": subnet.get("ipv6_address_mode"),
+        "ipv6_ra_mode": subnet.get("ipv6_ra_mode"),
+    }
+
+
+def _allocations(reading: RouterReading, network_id: str, subnet_ids: set[str]) -> list[Json]:
+    found = []
+    for port in reading.allocations:
+        owner = str(port.get("device_owner") or "")
+        if (
+            port["network_id"] != network_id
+            or owner.startswith("network:")
+            or marks.PortMark.parse(port["description"])
+        ):
+            continue
+        addresses = {
+            ip["ip_address"]: bool(reading.subnets[ip["subnet_id"]].get("enable_dhcp"))
+            for ip in port["fixed_ips"]
+            if ip["subnet_id"] in subnet_ids
+        }
+        if addresses:
+            first = min(addresses, key=lambda text: (":" in text, text))
+            found.append(
+                {
+                    "device_id": str(port.get("device_id") or ""),
+                    "hostname": _hostname(str(port.get("dns_name") or ""), "host-" + re.sub(r"[.:]+", "-", first)),
+                    "mac_address": port["mac_address"],
+                    "ip_addresses": dict(sorted(addresses.items())),
+                }
+            )
+    return sorted(found, key=lambda entry: (str(entry["mac_address"]), min(entry["ip_addresses"])))
+
+
+def _labels(reading: RouterReading) -> list[Json]:
+    labels: list[dict[str, Any]] = []
+    for label in reading.labels:
+        for direction in ("egress", "ingress"):
+            prefixes = sorted(
+                {
+                    rule.get("remote_ip_prefix") or rule.get("source_ip_prefix") or rule.get("destination_ip_prefix")
+                    for rule in label["rules"]
+                    if rule.get("direction") == direction and not rule.get("excluded")
+                }
+                - {None}
+            )
+            if prefixes:
+                labels.append({"name": label["id"], "prefixes": prefixes, "direction": direction})
+    return sorted(labels, key=lambda label: (label["name"], label["direction"]))
+
+
+def _gateway(reading: RouterReading, version: int) -> str | None:
+    """The gateway of the external subnets on which the router has an address, of this IP version."""
+    for ip in sorted((reading.gateway_port or {}).get("fixed_ips", ()), key=lambda ip: str(ip["subnet_id"])):
+        subnet = reading.subnets.get(ip["subnet_id"])
+        if subnet and subnet["ip_version"] == version and subnet.get("gateway_ip"):
+            return str(subnet["gateway_ip"])
+    return None
+
+
+def _prefix_length(subnet: Json) -> int:
+    return ipaddress.ip_network(subnet["cidr"]).prefixlen
+
+
+def _hostname(name: str, otherwise: str) -> str:
+    """A DNS label made of a name that a tenant chose, at most 63 characters."""
+    cleaned = _NOT_HOSTNAME.sub("-", name).strip("-")[:63].strip("-")
+    return cleaned or otherwise

@@ -1,0 +1,59 @@
+"""What can go wrong in a step. The machine decides in one place what follows: try again, cool down, or say it."""
+
+
+class StepError(Exception):
+    """A step failed; `retry` says whether trying again without change can help."""
+
+    retry = True
+
+
+class CloudError(StepError):
+    """Neutron, Nova or Glance answered with an error or not at all."""
+
+    def __init__(self, service: str, call: str, status: int, detail: str) -> None:
+        super().__init__(f"{service}: {call}: {status or 'no answer'}: {detail}")
+        self.service = service
+        self.status = status
+        self.detail = detail
+
+
+class NotFoundError(CloudError):
+    """404."""
+
+
+class ConflictError(CloudError):
+    """409."""
+
+
+class ForbiddenError(CloudError):
+    """401 or 403: the service user lost a role, or never had it. Says nothing about what exists."""
+
+
+class UncertainError(CloudError):
+    """No answer to a call that changes something: it may have happened."""
+
+
+class ApplianceError(StepError):
+    """The appliance did not do what it was told."""
+
+
+class UnreachableError(ApplianceError):
+    """The appliance did not answer."""
+
+
+class RejectedError(ApplianceError):
+    """The appliance refused the configuration (422); trying the same again cannot help."""
+
+    retry = False
+
+
+class StaleEpochError(ApplianceError):
+    """The appliance has seen a higher epoch (409): somebody else owns the resource now."""
+
+    retry = False
+
+
+class LostOwnershipError(StepError):
+    """The shard was revoked or the lease ended: stop acting."""
+
+    retry = False

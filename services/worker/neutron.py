@@ -1,0 +1,230 @@
+"""Neutron as the router driver needs it: one consistent-enough reading of a router, and our own ports.
+
+A reading costs six calls in two rounds, whatever the router's size: the router, and its ports with those of its
+instance; then networks, subnets, floating IPs and the addresses to serve. Filters repeat a name to mean "or"; long
+lists of ids are split so that no URL grows beyond what servers take.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from services.common import marks
+
+from .cloud import Api, Json, Params
+
+_IDS_PER_CALL = 100
+
+INTERFACE_OWNERS = (
+    "network:router_interface",
+    "network:router_interface_distributed",
+    "network:ha_router_replicated_interface",
+)
+GATEWAY_OWNER = "network:router_gateway"
+
+_ALLOCATION_FIELDS = ("id", "network_id", "device_id", "device_owner", "mac_address", "fixed_ips", "description",
+                      "dns_name", "admin_state_up")  # fmt: skip
+
+
+@dataclass(slots=True)
+class RouterReading:
+    """One router as Neutron describes it. Lists hold Neutron's JSON objects."""
+
+    router: Json
+    interface_ports: list[Json]
+    gateway_port: Json | None
+    instance_ports: list[Json]
+    networks: dict[str, Json]
+    subnets: dict[str, Json]
+    floating_ips: list[Json]
+    allocations: list[Json]
+    labels: list[Json]
+    read_at: float
+
+    @property
+    def gateway_network_id(self) -> str | None:
+        """The external network, when the router has a gateway."""
+        return str(self.gateway_port["network_id"]) if self.gateway_port else None
+
+    @property
+    def internal_network_ids(self) -> list[str]:
+        """The networks of the router's interfaces, sorted."""
+        return sorted({str(port["network_id"]) for port in self.interface_ports} - {self.gateway_network_id or ""})
+
+    @property
+    def attached_network_ids(self) -> list[str]:
+        """All networks that the instance must be plugged into, but the management network."""
+        return ([self.gateway_network_id] if self.gateway_network_id else []) + self.internal_network_ids
+
+
+class Neutron:
+    """Calls to Neutron. Raises the errors of `errors.CloudError`."""
+
+    def __init__(self, api: Api, deployment: str) -> None:
+        self._api = api
+        self._deployment = deployment
+        self._labels: tuple[float, list[Json]] = (0.0, [])
+        self.extensions: frozenset[str] = frozenset()
+
+    async def load_extensions(self) -> None:
+        """Learn once what this Neutron can do."""
+        answer = await self._api.get("/extensions", {"fields": "alias"})
+        self.extensions = frozenset(str(entry["alias"]) for entry in answer["extensions"])
+
+    async def read_router(self, router_id: str, server_id: str | None) -> RouterReading:
+        """Everything that the configuration of a router is made of. NotFoundError when the router is not there."""
+        started = time.monotonic()
+        devices = [("device_id", router_id)] + ([("device_id", server_id)] if server_id else [])
+        answer, ports = await asyncio.gather(
+            self._api.get(f"/routers/{router_id}"), self.listing("ports", devices), return_exceptions=True
+        )
+        if isinstance(answer, BaseException):
+            raise answer
+        if isinstance(ports, BaseException):
+            raise ports
+        interfaces = [port for port in ports if port.get("device_owner") in INTERFACE_OWNERS]
+        gateways = [port for port in ports if port.get("device_owner") == GATEWAY_OWNER]
+        own = [port for port in ports if server_id and port.get("device_id") == server_id]
+        reading = RouterReading(
+            router=answer["router"],
+            interface_ports=interfaces,
+            gateway_port=gateways[0] if gateways else None,
+            instance_ports=own,
+            networks={},
+            subnets={},
+            floating_ips=[],
+            allocations=[],
+            labels=[],
+            read_at=started,
+        )
+        attached = reading.attached_network_ids
+        if not attached:
+            return reading
+        subnet_ids = {ip["subnet_id"] for port in (*interfaces, *gateways[:1]) for ip in port["fixed_ips"]}
+        networks, subnets, reading.floating_ips, reading.allocations, reading.labels = await asyncio.gather(
+            self._by_ids("networks", "id", attached),
+            self._by_ids("subnets", "id", sorted(subnet_ids)),
+            self._floating_ips(reading),
+            self._by_ids("ports", "network_id", reading.internal_network_ids, _ALLOCATION_FIELDS),
+            self._metering_labels(reading),
+        )
+        reading.networks = {network["id"]: network for network in networks}
+        reading.subnets = {subnet["id"]: subnet for subnet in subnets}
+        return reading
+
+    async def _floating_ips(self, reading: RouterReading) -> list[Json]:
+        if reading.gateway_port is None:
+            return []
+        return await self.listing("floatingips", [("router_id", str(reading.router["id"]))])
+
+    async def _metering_labels(self, reading: RouterReading) -> list[Json]:
+        """Labels that count this router's traffic: its project's, and shared ones. Listed once a minute."""
+        if "metering" not in self.extensions:
+            return []
+        read_at, labels = self._labels
+        if time.monotonic() - read_at > 60.0:
+            found, rules = await asyncio.gather(
+                self.listing("metering/metering-labels", []), self.listing("metering/metering-label-rules", [])
+            )
+            labels = [
+                {**label, "rules": [r for r in rules if r["metering_label_id"] == label["id"]]} for label in found
+            ]
+            self._labels = (time.monotonic(), labels)
+        tenant = reading.router.get("project_id") or reading.router.get("tenant_id")
+        return [label for label in labels if label.get("shared") or label.get("project_id") == tenant]
+
+    async def router_exists(self, router_id: str) -> bool:
+        """Whether Neutron lists a router of this id."""
+        return bool(await self.listing("routers", [("id", router_id), ("fields", "id")]))
+
+    async def listed_share(self, router_ids: Iterable[str]) -> float:
+        """Which share of these routers Neutron lists: 1.0 all, 0.0 none."""
+        wanted = set(router_ids)
+        if not wanted:
+            return 1.0
+        found = await self._by_ids("routers", "id", sorted(wanted), ("id",))
+        return len(wanted & {str(router["id"]) for router in found}) / len(wanted)
+
+    async def _by_ids(self, collection: str, name: str, ids: list[str], fields: tuple[str, ...] = ()) -> list[Json]:
+        chosen = [("fields", field) for field in fields]
+        parts = [ids[i : i + _IDS_PER_CALL] for i in range(0, len(ids), _IDS_PER_CALL)]
+        answers = await asyncio.gather(
+            *(self.listing(collection, [(name, one) for one in part] + chosen) for part in parts)
+        )
+        return [entry for answer in answers for entry in answer]
+
+    async def listing(self, collection: str, params: list[tuple[str, str]]) -> list[Json]:
+        """A listing to its end, following pages where the server makes them."""
+        key = collection.rsplit("/", 1)[-1].replace("-", "_")
+        found: list[Json] = []
+        marker: list[tuple[str, str]] = []
+        while True:
+            query: Params = params + marker
+            answer = await self._api.get(f"/{collection}", query)
+            page: list[Json] = answer[key]
+            found.extend(page)
+            more = any(link.get("rel") == "next" for link in answer.get(f"{key}_links", ()))
+            if not more or not page:
+                return found
+            marker = [("marker", str(page[-1]["id"]))]
+
+    async def port_by_mac(self, network_id: str, mac: str) -> Json | None:
+        """The port with this address on this network."""
+        found = await self.listing("ports", [("network_id", network_id), ("mac_address", mac)])
+        return found[0] if found else None
+
+    async def ports_of(self, resource_id: str, slot: int, roles: tuple[str, ...]) -> list[Json]:
+        """Our ports for a resource's slot, by their mark."""
+        described = [marks.PortMark(self._deployment, resource_id, slot, role).description() for role in roles]
+        found = await self.listing("ports", [("description", text) for text in described])
+        return [port for port in found if port.get("description") in described]
+
+    async def create_port(self, body: Json) -> Json:
+        """One port. ConflictError when its MAC address is taken on that network."""
+        answer = await self._api.post("/ports", {"port": body})
+        port: Json = answer["port"]
+        return port
+
+    async def create_ports(self, bodies: list[Json]) -> list[Json]:
+        """Several ports in one call, all or none."""
+        if not bodies:
+            return []
+        answer = await self._api.post("/ports", {"ports": bodies})
+        ports: list[Json] = answer["ports"]
+        return ports
+
+    async def delete_port(self, port_id: str) -> None:
+        """Delete a port."""
+        await self._api.delete(f"/ports/{port_id}")
+
+    async def set_data_plane_status(self, reading: RouterReading, status: str) -> None:
+        """Tell Neutron what the router's own ports do, where it has the extension `data-plane-status`.
+
+        A router's own status cannot be written through the API of a Neutron without our plugin.
+        """
+        if "data-plane-status" not in self.extensions:
+            return
+        ports = reading.interface_ports + ([reading.gateway_port] if reading.gateway_port else [])
+        for port in ports:
+            if port.get("data_plane_status") != status:
+                await self._api.put(f"/ports/{port['id']}", {"port": {"data_plane_status": status}})
+
+    def port_body(self, resource_id: str, slot: int, role: str, network_id: str, salt: int = 0) -> Json:
+        """What one of our ports is created from."""
+        mark = marks.PortMark(self._deployment, resource_id, slot, role)
+        body: dict[str, Any] = {
+            "network_id": network_id,
+            "name": mark.name(),
+            "description": mark.description(),
+            "mac_address": marks.derive_mac(self._deployment, resource_id, slot, network_id, salt),
+            "admin_state_up": True,
+        }
+        if role == marks.SERVICE:
+            # It carries the router's addresses, which are not its own: no anti-spoofing. Without the segments
+            # extension Nova refuses a port that has no address at all, so Neutron gives it one.
+            body |= {"port_security_enabled": False, "security_groups": []}
+            if "segment" in self.extensions:
+                body["fixed_ips"] = []
+        return body

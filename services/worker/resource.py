@@ -1,0 +1,77 @@
+"""What a worker remembers of one resource between two runs of its state machine: small, and all derivable again."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from services.common import marks
+
+from .appliance import ApplianceStatus, Endpoint
+from .cloud import Json
+from .inbox import Inbox
+from .neutron import RouterReading
+from .states import InstanceState, State
+
+
+@dataclass(slots=True)
+class Instance:
+    """One appliance VM: the server that the management port names."""
+
+    boot_id: str
+    server_id: str
+    management: Json  # the management port, with cidrs, mtu and gateway added
+    image_id: str
+    operation_id: str
+    booted_at: float  # wall clock
+    ports: dict[str, str] | None = None  # service ports, network id -> MAC; None: not read yet
+
+    @property
+    def address(self) -> str:
+        """Where its API listens."""
+        return str(self.management["fixed_ips"][0]["ip_address"])
+
+
+@dataclass(slots=True)
+class ManagedResource:
+    """A router (or load balancer) that this worker cares for."""
+
+    resource_id: str
+    tenant_id: str
+    kind: int
+    shard: int
+    inbox: Inbox = field(default_factory=Inbox)
+    hand: Inbox | None = None  # what the run that is under way took from the inbox
+    state: InstanceState | None = None  # None: nobody has looked yet
+    step: State | None = None  # the step that runs now
+    since: float = 0.0  # wall clock, of the last change of state
+    name: str = ""
+    revision: int = 0
+    instance: Instance | None = None
+    management: Json | None = None  # a management port that no server holds yet
+    image_override: str = ""
+    wanted_digest: str | None = None
+    status: ApplianceStatus | None = None
+    reading: RouterReading | None = None  # kept only from the boot to the first push
+    attachments: tuple[tuple[str, int, str, tuple[str, ...]], ...] = ()
+    attempts: int = 0
+    cooldowns: int = 0  # since the last success
+    failures: int = 0
+    last_error: str = ""
+    retry_at: float | None = None  # lease clock; the timer that brings it back
+    unanswered_since: float | None = None  # lease clock
+    waiting_since: float | None = None  # lease clock; of the wait that goes on (boot, replug, stop)
+    cooling_until: float | None = None  # lease clock
+    absent_since: float | None = None  # lease clock; of the first 404
+    boot_uncertain: bool = False  # Nova did not answer to a boot: look by name before the next
+    reconcile_id: str = ""
+
+    def endpoint(self, secret: str, deployment: str) -> Endpoint:
+        """How to reach its instance, which must be there."""
+        if self.instance is None:
+            raise ValueError(f"{self.resource_id} has no instance")
+        boot_id = self.instance.boot_id
+        token = marks.appliance_token(secret, deployment, self.resource_id, 0, boot_id)
+        return Endpoint(self.instance.address, token, boot_id)
+
+    def jitter(self) -> float:
+        """A number in 0..1 that is always the same for this resource: spreads timers without randomness."""
+        return hashlib.sha256(self.resource_id.encode()).digest()[0] / 255.0
