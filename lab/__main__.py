@@ -1,0 +1,54 @@
+"""`python -m lab up|down|supervise|node|rabbitmq`: what the Makefile's targets call."""
+
+import argparse
+import asyncio
+import os
+import sys
+
+from rich.console import Console
+
+from lab import node, packages
+from lab.layout import MARK, Layout
+from lab.supervise import supervise
+from lab.up import LabError, down, up
+
+
+def main() -> int:
+    """Run one command; answers with the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m lab", description="The whole system on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    starting = commands.add_parser("up", help="bring it up in the background")
+    starting.add_argument(
+        "--broker", choices=("auto", "rabbitmq", "embedded"), default="auto",
+        help="auto: RabbitMQ where it is installed or can be, else the lab's own",
+    )  # fmt: skip
+    commands.add_parser("down", help="end it and remove everything it made")
+    commands.add_parser("supervise", help="run in the foreground what a plan says; `up` calls this")
+    commands.add_parser("node", help="run the lab's RabbitMQ node in the foreground; `supervise` calls this")
+    commands.add_parser("rabbitmq", help="install RabbitMQ from the distribution where it is missing and we may")
+    arguments = parser.parse_args()
+    layout = Layout.default()
+    console = Console()
+    try:
+        if arguments.command == "up":
+            # Not ours yet: the mark is for the processes that `up` starts.
+            os.environ.pop(MARK, None)
+            up(layout, console, broker=arguments.broker)
+        elif arguments.command == "down":
+            down(layout, console)
+        elif arguments.command == "rabbitmq":
+            console.print("RabbitMQ is installed" if packages.ensure_rabbitmq() else "there is no RabbitMQ here")
+        elif arguments.command == "node":
+            return node.run(layout)
+        else:
+            asyncio.run(supervise(layout))
+    except LabError as error:
+        console.print(f"[bold red]The lab did not come up:[/] {error}", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Where the lab keeps things and on which ports it listens.
+
+Everything lies in one folder (`.lab` beside the code, or $ASTARA_LAB_HOME), which `down` removes. Every process of the
+lab carries that folder's path in its environment under MARK: that is how leftovers are found, whoever started them.
+"""
+
+import dataclasses
+import json
+import os
+import secrets
+import socket
+from pathlib import Path
+
+MARK = "ASTARA_LAB_HOME"
+TENANTS = ("red", "blue")
+WORKERS = 2
+PORT_STEP = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Ports:
+    """The documented ports; all of them move up together by PORT_STEP when one is taken."""
+
+    offset: int = 0
+
+    @property
+    def api(self) -> int:
+        """The operator API."""
+        return 44250 + self.offset
+
+    def grpc(self, service: str) -> int:
+        """GRPC of a service."""
+        names = ("scheduler", "notifier", "health", "worker-1", "rpcapi", "metadata")
+        return 44264 + self.offset if service == "worker-2" else 44251 + self.offset + names.index(service)
+
+    @property
+    def metadata(self) -> int:
+        """The metadata service."""
+        return 9697 + self.offset
+
+    @property
+    def broker(self) -> int:
+        """AMQP; 5672 is left to a broker that the machine has already."""
+        return 5673 + self.offset
+
+    @property
+    def broker_distribution(self) -> int:
+        """Erlang's own port of the RabbitMQ node."""
+        return 25673 + self.offset
+
+    @property
+    def epmd(self) -> int:
+        """The node's own epmd; 4369 is left to the machine's."""
+        return 4370 + self.offset
+
+    @property
+    def cloud(self) -> int:
+        """First of the simulated cloud's six."""
+        return 35000 + self.offset
+
+    def all(self) -> list[int]:
+        """Every port of the lab on 127.0.0.1."""
+        services = ("scheduler", "notifier", "health", "worker-1", "rpcapi", "metadata", "worker-2")
+        cloud = range(self.cloud, self.cloud + 6)
+        broker = (self.broker, self.broker_distribution, self.epmd)
+        return [self.api, self.metadata, *broker, *cloud, *(self.grpc(service) for service in services)]
+
+
+def free_ports() -> Ports:
+    """The documented ports, or the next free set. OSError when there is none."""
+    for offset in range(0, 50 * PORT_STEP, PORT_STEP):
+        ports = Ports(offset)
+        if all(_is_free(port) for port in ports.all()):
+            return ports
+    raise OSError("no free set of ports between the documented ones and 5,000 above")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one lab is; written once by `up`, read by everything else."""
+
+    offset: int
+    broker: str
+    """`rabbitmq` or `embedded`."""
+    broker_password: str
+    appliance_secret: str
+    metadata_secret: str
+
+    @property
+    def ports(self) -> Ports:
+        """Its ports."""
+        return Ports(self.offset)
+
+    @property
+    def amqp_url(self) -> str:
+        """Its broker."""
+        return f"amqp://lab:{self.broker_password}@127.0.0.1:{self.ports.broker}//"
+
+    @property
+    def api_url(self) -> str:
+        """Its operator API."""
+        return f"http://127.0.0.1:{self.ports.api}"
+
+    @property
+    def auth_url(self) -> str:
+        """Its Keystone."""
+        return f"http://127.0.0.1:{self.ports.cloud}/v3"
+
+    @property
+    def cloud_url(self) -> str:
+        """The simulated cloud's own API: faults, counters, health."""
+        return f"http://127.0.0.1:{self.ports.cloud + 5}/lab"
+
+    @classmethod
+    def new(cls, broker: str) -> "Plan":
+        """A lab on free ports."""
+        return cls(free_ports().offset, broker, *(secrets.token_hex(16) for _ in range(3)))
+
+
+class Layout:
+    """Paths below the lab's folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.resolve()
+        self.logs = self.home / "log"
+        self.run = self.home / "run"
+        self.config = self.home / "orchestrator.ini"
+        self.clouds = self.home / "clouds.yaml"
+        self.database = self.home / "scheduler.db"
+        self.broker = self.home / "rabbitmq"
+        self.ready = self.run / "ready"
+        self.supervisor = self.run / "supervisor.json"
+        self._plan = self.home / "plan.json"
+
+    @classmethod
+    def default(cls) -> "Layout":
+        """$ASTARA_LAB_HOME, or `.lab` in the folder that holds the code."""
+        return cls(Path(os.environ.get(MARK) or Path(__file__).parent.parent / ".lab"))
+
+    def environment(self) -> dict[str, str]:
+        """The environment of the lab's processes."""
+        return {**os.environ, MARK: str(self.home), "PYTHONUNBUFFERED": "1"}
+
+    def write_plan(self, plan: Plan) -> None:
+        """Keep the plan; it holds secrets of the lab, so only its owner reads it."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._plan.touch(mode=0o600)
+        self._plan.write_text(json.dumps(dataclasses.asdict(plan), indent=2), encoding="utf-8")
+
+    def read_plan(self) -> Plan:
+        """The plan; FileNotFoundError when there is no lab."""
+        return Plan(**json.loads(self._plan.read_text(encoding="utf-8")))

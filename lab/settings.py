@@ -1,0 +1,68 @@
+"""The settings file with which the orchestrator runs against the simulated cloud: what an operator would write."""
+
+import configparser
+from typing import Any
+
+import openstack
+
+from lab.layout import Layout, Plan
+
+IMAGE = "astara"
+FLAVOR = "m1.astara"
+MANAGEMENT_NETWORK = "astara-mgmt"
+
+
+def write(layout: Layout, plan: Plan) -> None:
+    """Look up the cloud's ids and write the file."""
+    cloud: Any = openstack.connect(cloud="astara", config_files=[str(layout.clouds)])
+    with cloud:
+        image = cloud.image.find_image(IMAGE, ignore_missing=False).id
+        network = cloud.network.find_network(MANAGEMENT_NETWORK, ignore_missing=False).id
+    sections = _sections(layout, plan, image, network)
+    ini = configparser.ConfigParser(interpolation=None)
+    ini.read_dict(sections)
+    layout.config.touch(mode=0o600)
+    with layout.config.open("w", encoding="utf-8") as file:
+        file.write("# Written by `make up`; `make down` removes it.\n")
+        ini.write(file)
+
+
+def _sections(layout: Layout, plan: Plan, image: str, network: str) -> dict[str, dict[str, str]]:
+    ports = plan.ports
+
+    def listen(service: str) -> str:
+        return f"127.0.0.1:{ports.grpc(service)}"
+
+    return {
+        "DEFAULT": {"deployment": "lab", "host": "lab", "log_level": "info", "log_format": "json"},
+        "grpc": {"scheduler": listen("scheduler")},
+        "openstack": {
+            "auth_type": "password",
+            "auth_url": plan.auth_url,
+            "username": "astara",
+            "password": "lab",
+            "project_name": "service",
+            "user_domain_id": "default",
+            "project_domain_id": "default",
+        },
+        "scheduler": {"listen": listen("scheduler"), "database": f"sqlite:///{layout.database}"},
+        "notifier": {"listen": listen("notifier"), "broker": plan.amqp_url},
+        "health": {"listen": listen("health")},
+        "worker": {"listen": listen("worker-1"), "claim": "all"},
+        "router": {
+            "image_id": image,
+            "flavor": FLAVOR,
+            "management_network_id": network,
+            "orchestrator_addresses": "127.0.0.1",
+            "metadata_port": str(ports.metadata),
+            "boot_look_interval": "0.25",
+        },
+        "appliance": {"secret": plan.appliance_secret},
+        "metadata": {
+            "listen": f"127.0.0.1:{ports.metadata}",
+            "grpc_listen": listen("metadata"),
+            "nova_url": f"http://127.0.0.1:{ports.cloud + 4}",
+            "shared_secret": plan.metadata_secret,
+        },
+        "rpcapi": {"port": str(ports.api), "grpc_listen": listen("rpcapi"), "auth": "none"},
+    }

@@ -1,0 +1,119 @@
+"""`make up` and `make down`: the whole system on this machine, in the background.
+
+`up` may be run again at any time: what runs stays, what is missing is made. What a killed lab left behind is cleared
+first. `down` ends every process of the lab and removes its folder.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+
+from rich.console import Console
+
+from lab import demo, packages, processes, watch
+from lab.layout import Layout, Plan
+from lab.next import what_next
+
+READY_SECONDS = 120.0
+CONFIGURED_SECONDS = 120.0
+STOP_SECONDS = 60.0
+_LOOK_SECONDS = 0.1
+_LOG_LINES = 15
+
+
+class LabError(Exception):
+    """The lab does not come up; the text says why and where to look."""
+
+
+def up(layout: Layout, console: Console, *, broker: str) -> None:
+    """Bring everything up, make the tenants' routers, show them, say what to try. LabError when it does not come up."""
+    began = time.monotonic()
+    if processes.recorded(layout.supervisor) is None:
+        _clear(layout)
+        plan = _plan(broker)
+        layout.write_plan(plan)
+        _announce(console, plan)
+        _start(layout)
+    else:
+        console.print("The lab is up already.")
+        plan = layout.read_plan()
+    _wait_until_ready(layout, console)
+    console.print(f"Services answer after {time.monotonic() - began:.1f} s; two tenants make a router each.")
+    routers = demo.make(layout)
+    if not watch.until_configured(console, plan.api_url, routers, CONFIGURED_SECONDS):
+        raise LabError(f"the routers are not configured after {CONFIGURED_SECONDS:g} s: see {layout.logs}/worker-*.log")
+    console.print(f"Both routers are configured, {time.monotonic() - began:.1f} s after the start.\n")
+    what_next(console, layout, plan, routers)
+
+
+def down(layout: Layout, console: Console) -> None:
+    """End every process of the lab and remove its folder."""
+    ours = processes.recorded(layout.supervisor)
+    if ours is not None:
+        processes.end([ours], grace=STOP_SECONDS)
+    left = _clear(layout)
+    if ours is None and not left:
+        console.print("There was no lab.")
+    else:
+        console.print(f"The lab is down{f'; {left} leftover processes were ended' if left else ''}.")
+
+
+def _clear(layout: Layout) -> int:
+    left = processes.marked(layout)
+    processes.end(left, grace=5.0)
+    if layout.home.exists():
+        shutil.rmtree(layout.home)
+    return len(left)
+
+
+def _plan(broker: str) -> Plan:
+    if broker == "auto":
+        broker = "rabbitmq" if packages.ensure_rabbitmq() else "embedded"
+    return Plan.new(broker)
+
+
+def _announce(console: Console, plan: Plan) -> None:
+    kind = "RabbitMQ" if plan.broker == "rabbitmq" else "the lab's embedded broker (RabbitMQ is not installed)"
+    console.print(
+        f"Starting {kind} on port {plan.ports.broker}, "
+        f"a simulated cloud on {plan.ports.cloud} to {plan.ports.cloud + 5}, "
+        f"six services with two workers; operator API on {plan.ports.api}.",
+        highlight=False,
+    )
+    if plan.offset:
+        console.print(f"(All ports are {plan.offset} above the documented ones, of which some are taken.)")
+
+
+def _start(layout: Layout) -> None:
+    layout.logs.mkdir(parents=True, exist_ok=True)
+    with (layout.logs / "lab.log").open("ab") as log:
+        child = subprocess.Popen(
+            (sys.executable, "-m", "lab", "supervise"),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=layout.environment(),
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + READY_SECONDS
+    while processes.recorded(layout.supervisor) is None:
+        if child.poll() is not None or time.monotonic() > deadline:
+            raise LabError(f"the lab's supervisor ended:\n{_tail(layout)}")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _wait_until_ready(layout: Layout, console: Console) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    with console.status("waiting for the services …"):
+        while not layout.ready.exists():
+            if processes.recorded(layout.supervisor) is None:
+                raise LabError(f"the lab ended while it came up:\n{_tail(layout)}")
+            if time.monotonic() > deadline:
+                raise LabError(f"the services do not answer after {READY_SECONDS:g} s:\n{_tail(layout)}")
+            time.sleep(_LOOK_SECONDS)
+
+
+def _tail(layout: Layout) -> str:
+    lines = (layout.logs / "lab.log").read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+    return "\n".join([*lines, f"(all logs: {layout.logs})"])

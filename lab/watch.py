@@ -1,0 +1,90 @@
+"""Shows how routers come up: a table that lives on a terminal, plain lines everywhere else."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from lab.demo import DemoRouter
+
+LOOK_SECONDS = 0.15
+_STYLES = {"configured": "bold green", "error": "bold red", "booting": "yellow", "up": "cyan"}
+
+Row = tuple[str, str, str, str, str, str]
+
+
+def resources(api_url: str) -> dict[str, dict[str, Any]]:
+    """What the operator API lists, by id; empty while it does not answer."""
+    try:
+        with urlopen(f"{api_url}/v1/resources?limit=10000", timeout=5.0) as answer:
+            return {entry["resource_id"]: entry for entry in json.load(answer)["resources"]}
+    except (URLError, TimeoutError, ConnectionError):
+        return {}
+
+
+def rows(routers: Iterable[DemoRouter], known: dict[str, dict[str, Any]]) -> list[Row]:
+    """Tenant, router, state, management address, worker, last error of each router."""
+    found: list[Row] = []
+    for router in routers:
+        entry = known.get(router.router_id, {})
+        addresses = [address for instance in entry.get("instances", ()) for address in instance["management_addresses"]]
+        found.append(
+            (
+                router.tenant,
+                router.router_id,
+                entry.get("state", "not seen yet"),
+                ", ".join(addresses),
+                entry.get("worker", ""),
+                entry.get("last_error", ""),
+            )
+        )
+    return found
+
+
+def until_configured(console: Console, api_url: str, routers: Sequence[DemoRouter], seconds: float) -> bool:
+    """Show the routers until all are configured; False when they are not after `seconds`."""
+    if not console.is_terminal:
+        return _follow(lambda shown: _print_changes(console, shown), api_url, routers, seconds)
+    with Live(_table([]), console=console, refresh_per_second=8) as live:
+        return _follow(lambda shown: live.update(_table(shown)), api_url, routers, seconds)
+
+
+def _follow(show: Callable[[list[Row]], None], api_url: str, routers: Sequence[DemoRouter], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    before: list[Row] | None = None
+    while True:
+        now = rows(routers, resources(api_url))
+        if now != before:
+            show(now)
+            before = now
+        if all(row[2] == "configured" for row in now):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_SECONDS)
+
+
+_printed: dict[str, Row] = {}
+
+
+def _print_changes(console: Console, shown: list[Row]) -> None:
+    for row in shown:
+        if _printed.get(row[1]) != row:
+            _printed[row[1]] = row
+            console.print("  ".join(part for part in row if part), soft_wrap=True, highlight=False)
+
+
+def _table(shown: Iterable[Row]) -> Table:
+    table = Table(title="Routers, live from /v1/resources", title_justify="left")
+    for column in ("tenant", "router", "state", "management address", "worker", "last error"):
+        table.add_column(column, no_wrap=column != "last error")
+    for tenant, router, state, address, worker, error in shown:
+        styled = f"[{_STYLES[state]}]{state}[/]" if state in _STYLES else state
+        table.add_row(tenant, router, styled, address, worker, error)
+    return table
