@@ -101,6 +101,11 @@ class RpcServer:
         for name in ("", *self._services):
             await self._health.set(name, status)
 
+    async def set_health(self, name: str, serving: bool) -> None:
+        """Change what health answers for one name alone, e.g. `readiness`."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set(name, status)
+
     async def stop(self, grace: float = 1.0) -> None:
         """Health says NOT_SERVING, calls get `grace` seconds to end."""
         await self._health.enter_graceful_shutdown()
