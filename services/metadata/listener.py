@@ -1,0 +1,50 @@
+"""The sockets on which appliances reach the service."""
+
+import errno
+import socket
+from collections.abc import Sequence
+
+from services.common import logging
+from services.common.settings import SettingsError
+
+BACKLOG = 512
+
+log = logging.get(__name__)
+
+
+def bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
+    """A listening socket for each address. SettingsError names the one that is wrong or taken.
+
+    `::1` is left out, and this said, on a machine without IPv6: it is in the default list.
+    """
+    bound: list[socket.socket] = []
+    for address in addresses:
+        try:
+            bound.append(_listen(address, port))
+        except OSError as error:
+            missing = address == "::1" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+            if missing and len(addresses) > 1:
+                log.warning("this machine has no IPv6 loopback; not listening there", address=address)
+                continue
+            for other in bound:
+                other.close()
+            raise SettingsError(f"[metadata] listen: {address} port {port}: {error.strerror or error}") from error
+    return bound
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family, kind, protocol, _, name = socket.getaddrinfo(
+        address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(name)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
