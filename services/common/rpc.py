@@ -13,11 +13,13 @@ from typing import Self
 
 import grpc
 import grpc.aio
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common.settings import GrpcSettings, SettingsError
+
+_CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
@@ -75,7 +77,7 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         channelz.add_channelz_servicer(self.server)
-        names = (*services, health.SERVICE_NAME, channelz.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*services, health.SERVICE_NAME, _CHANNELZ, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self.server)
         credentials = _server_credentials(settings)
         if credentials is None:
