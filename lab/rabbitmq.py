@@ -1,7 +1,8 @@
 """A private RabbitMQ node on loopback, from Debian's package, without systemd and beside any other node.
 
-Everything of a node lies in its state directory: configuration, Erlang cookie, database, logs. It has ports and an epmd of
-its own. What it holds durably survives `stop`, `kill` and a new `start`. Only processes that it started are ended, by id.
+Everything of a node lies in its state directory: configuration, Erlang cookie, database, logs. It has ports and an epmd
+of its own. What it holds durably survives `stop`, `kill` and a new `start`. Only processes that it started are ended,
+by id.
 """
 
 import contextlib
@@ -183,7 +184,7 @@ class RabbitNode:
             "RABBITMQ_LOG_BASE": str(self._state / "log"),
             "RABBITMQ_PID_FILE": str(self._state / "pid"),
             "RABBITMQ_DIST_PORT": str(self.ports.distribution),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none",
         }
 
     def _answers(self) -> bool:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import grpc.aio
-
 from astara.event.v1 import event_pb2 as pb
 from astara.scheduler.v1 import ingest_pb2 as ingest
 from astara.scheduler.v1.ingest_pb2_grpc import IngestServiceServicer, add_IngestServiceServicer_to_server

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from astara.event.v1 import event_pb2 as pb
 from scripted_ingest import ScriptedIngest
 
-from astara.event.v1 import event_pb2 as pb
 from services.common import rpc
 from services.common.clock import ManualClock
 from services.common.publisher import MAX_BATCH, Publisher
