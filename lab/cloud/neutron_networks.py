@@ -111,6 +111,10 @@ class Networks(Collection):
         for subnet in self.subnets.table.find("network_id", row["id"]):
             self.subnets.unmake(context, subnet)
         super().unmake(context, row)
+        if row["router:external"]:
+            self.notifications.cast(
+                context, "l3_agent_fanout", "fipnamespace_delete_on_ext_net", {"ext_net_id": row["id"]}
+            )
 
     def shared(self, context: Context, row: Row) -> bool:
         """External and shared networks are everybody's to see."""

@@ -70,10 +70,10 @@ class SimulatedCloud:
         for index, service in enumerate(SERVICES):
             port = self.options.ports.get(service) or (self.options.port_base and self.options.port_base + index)
             server = web.Server(self._handler(service), access_log=None, keepalive_timeout=600)
-            runner = web.ServerRunner(server)
+            runner = web.ServerRunner(server, shutdown_timeout=0.1)
             await runner.setup()
             self._runners.append(runner)
-            site = web.TCPSite(runner, self.options.host, port, backlog=1024, shutdown_timeout=0.1)
+            site = web.TCPSite(runner, self.options.host, port, backlog=1024)
             await site.start()
             self.urls[service] = f"http://{self.options.host}:{runner.addresses[0][1]}"
 
