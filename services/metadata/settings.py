@@ -13,15 +13,15 @@ class MetadataSettings:
 
     group: ClassVar[str] = "metadata"
 
+    shared_secret: str = option(
+        help="Nova's [neutron] metadata_proxy_shared_secret, with which instance ids are signed", secret=True
+    )
     listen: tuple[str, ...] = option(
         ("127.0.0.1", "::1"), help="Addresses to listen on, without port; appliances reach one of them"
     )
     port: int = option(9697, help="TCP port on each of these addresses", minimum=1, maximum=65535)
     grpc_listen: str = option("127.0.0.1:44256", help="Where gRPC health, reflection and channelz listen, host:port")
     nova_metadata_url: str = option("http://127.0.0.1:8775", help="Nova's metadata API, without path")
-    shared_secret: str = option(
-        help="Nova's [neutron] metadata_proxy_shared_secret, with which instance ids are signed", secret=True
-    )
     nova_timeout: float = option(10.0, help="Seconds for one answer of Nova's metadata API", minimum=0.1, maximum=60.0)
     neutron_threads: int = option(8, help="Calls to Neutron at once", minimum=1, maximum=256)
     instance_ttl: float = option(
