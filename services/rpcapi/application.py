@@ -24,6 +24,7 @@ _DESCRIPTION = (
     "Errors are RFC 9457 problem documents. 503 means that something is not known yet: try again after Retry-After."
 )
 _PROBLEMS = {
+    "400": "The body is no JSON in UTF-8",
     "404": "It does not exist",
     "408": "The body did not arrive in time",
     "409": "It is in debug mode, or in another state that does not allow this",
@@ -75,6 +76,7 @@ def _described(app: FastAPI, *, secured: bool) -> Callable[[], dict[str, Any]]:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _add_problems(schema)
+            _without_null(schema)
             if secured:
                 _add_security(schema)
             app.openapi_schema = schema
@@ -101,6 +103,16 @@ def _add_problems(schema: dict[str, Any]) -> None:
         for status, words in _PROBLEMS.items():
             if path not in _NO_QUESTION or status in {"413", "429", "503"}:
                 operation["responses"][status] = {"description": words, "content": content}
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    # A parameter is left out, not null: paths, queries and headers have no word for null.
+    for _path, _method, operation in _operations(schema):
+        for parameter in operation.get("parameters", ()):
+            choices = parameter["schema"].pop("anyOf", ())
+            for choice in choices:
+                if choice != {"type": "null"}:
+                    parameter["schema"].update(choice)
 
 
 def _add_security(schema: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         path = scope["path"].rstrip("/") or "/"
-        scope = {**scope, "path": path, "raw_path": scope["raw_path"].rstrip(b"/") or b"/"}
+        scope["path"] = path
         headers = dict(scope["headers"])
         try:
             self._check_rate(scope)

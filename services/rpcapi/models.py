@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+UUID_PATTERN = r"^([0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$"
+
 StateName = Literal["unknown", "down", "booting", "up", "configured", "restart", "replug", "gone", "error", "degraded"]
 KindName = Literal["router", "load_balancer"]
 OperationKindName = Literal["unknown", "poll", "update", "rebuild", "debug", "manage", "workers_debug"]
@@ -29,7 +31,7 @@ class RebuildBody(CommandBody):
 
     router_image_uuid: str | None = Field(
         default=None,
-        pattern=r"^[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}$",
+        pattern=UUID_PATTERN,
         description="Glance image to boot from, kept as this router's override; without it the configured one",
     )
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request
 
+from services.rpcapi.models import UUID_PATTERN
 from services.rpcapi.scheduler import Scheduler
 
-UUID_PATTERN = r"^[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}$"
 WAIT_SECONDS = 20
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from services.rpcapi import convert, models
+from services.rpcapi.models import UUID_PATTERN
 from services.rpcapi.parameters import (
-    UUID_PATTERN,
     Limit,
     OperationId,
     PageSize,

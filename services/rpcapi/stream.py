@@ -17,7 +17,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
 
 from services.rpcapi import convert
-from services.rpcapi.parameters import UUID_PATTERN, SchedulerDep, TenantFilter, canonical
+from services.rpcapi.models import UUID_PATTERN
+from services.rpcapi.parameters import SchedulerDep, TenantFilter, canonical
 from services.rpcapi.problems import RETRY_SECONDS, ProblemError, from_rpc
 
 FIRST_SECONDS = 10.0

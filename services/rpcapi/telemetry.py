@@ -67,7 +67,7 @@ class Measured:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # The routes lie in the scope that the application's router was given, which it updates in place.
+                # The application's router wrote the route that it chose into this very scope.
                 route = getattr(scope.get("route"), "path", "none")
                 method = scope["method"] if scope["method"] in _METHODS else "other"
                 REQUESTS.labels(method, route, str(message["status"])).inc()
