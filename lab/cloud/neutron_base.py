@@ -89,7 +89,7 @@ class Collection:
 
     def listing(self, call: Call) -> Reply:
         """`GET /v2.0/<plural>`."""
-        query = neutron_query.parse(call.query(), self._known)
+        query = neutron_query.parse(call.query(), self._known, strict=self.options.filter_validation)
         rows = self._candidates(call.context, query)
         if not call.context.is_admin:
             rows = [row for row in rows if self.visible(call.context, row)]

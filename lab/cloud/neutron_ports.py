@@ -84,6 +84,9 @@ class Ports(Collection):
             changes["mac_address"] = self._mac(row["network_id"], changes["mac_address"])
         if changes.get("fixed_ips") is not None:
             changes["fixed_ips"] = self._exchange(row, changes["fixed_ips"])
+        if "mac_address" in changes:
+            addresses = row["fixed_ips"] if changes.get("fixed_ips") is None else changes["fixed_ips"]
+            changes["fixed_ips"] = self._follow(addresses, changes["mac_address"])
         if "binding:host_id" in changes:
             host = changes["binding:host_id"] or ""
             changes |= _binding(host)
@@ -187,7 +190,7 @@ class Ports(Collection):
         except CloudError:
             self._release(taken)
             raise
-        if requested != [] and not owner.startswith("network:router_interface"):
+        if not owner.startswith("network:router_interface"):
             have = {address["subnet_id"] for address in taken}
             taken.extend(self._automatic(one, mac) for one in subnets if is_auto(one) and one["id"] not in have)
         return taken
@@ -227,8 +230,9 @@ class Ports(Collection):
         )  # fmt: skip
 
     def _exchange(self, row: Row, wanted: list[dict[str, str]]) -> list[dict[str, str]]:
+        """Addresses that a port gives itself stay whatever is asked for."""
         before = row["fixed_ips"]
-        kept = [have for have in before if any(_same(have, one) for one in wanted)]
+        kept = [have for have in before if self._is_auto(have) or any(_same(have, one) for one in wanted)]
         fresh = [one for one in wanted if not any(_same(have, one) for have in before)]
         network = self.networks.get(row["network_id"])
         subnets = self.subnets.table.find("network_id", network["id"])
@@ -241,6 +245,17 @@ class Ports(Collection):
             raise
         self._release([have for have in before if have not in kept])
         return kept + taken
+
+    def _is_auto(self, address: dict[str, str]) -> bool:
+        return is_auto(self.subnets.get(address["subnet_id"]))
+
+    def _follow(self, addresses: list[dict[str, str]], mac: str) -> list[dict[str, str]]:
+        """The same addresses after a change of the MAC address."""
+        self._release([one for one in addresses if self._is_auto(one)])
+        return [
+            self._automatic(self.subnets.get(one["subnet_id"]), mac) if self._is_auto(one) else one
+            for one in addresses
+        ]
 
     def _release(self, addresses: list[dict[str, str]]) -> None:
         for address in addresses:

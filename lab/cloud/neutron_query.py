@@ -9,6 +9,8 @@ from .store import Row
 from .web import CloudError
 
 _TRUE = {"true", "1", "yes", "on"}
+_TIMES = ("created_at", "updated_at")
+_NOT_SORTABLE = (*_TIMES, "revision_number")
 _TAG_FILTERS = ("tags", "tags-any", "not-tags", "not-tags-any")
 
 
@@ -27,8 +29,12 @@ class Query:
     pairs: list[tuple[str, str]] = field(default_factory=list)
 
 
-def parse(pairs: list[tuple[str, str]], known: Iterable[str]) -> Query:
-    """Read a query string; CloudError 400 names filters that are no attributes."""
+def parse(pairs: list[tuple[str, str]], known: Iterable[str], *, strict: bool) -> Query:
+    """Read a query string.
+
+    `strict` is Neutron's filter validation, on by default in the real service: CloudError 400 names filters that are no
+    attributes, and `changed_since`, which the extension of timestamps understands, is none.
+    """
     query = Query(pairs=pairs)
     sort_keys: list[str] = []
     sort_dirs: list[str] = []
@@ -45,13 +51,18 @@ def parse(pairs: list[tuple[str, str]], known: Iterable[str]) -> Query:
             sort_keys.append(value)
         elif key == "sort_dir":
             sort_dirs.append(value)
-        elif key == "changed_since":
+        elif key == "changed_since" and not strict:
             query.changed_since = value.removesuffix("Z") + "Z"
         else:
             query.filters.setdefault("project_id" if key == "tenant_id" else key, []).append(value)
     query.sort = [(key, (sort_dirs[i] if i < len(sort_dirs) else "asc") == "asc") for i, key in enumerate(sort_keys)]
-    if unknown := [key for key in query.filters if key not in known and key not in _TAG_FILTERS]:
-        raise CloudError(400, "HTTPBadRequest", f"{unknown} is invalid attribute for filtering")
+    if unknown := [key for key in sort_keys if key in _NOT_SORTABLE or key not in known]:
+        raise CloudError(400, "HTTPBadRequest", f"{unknown} is invalid attribute for sort_keys")
+    if unknown := [key for key in query.filters if key in _TIMES or (key not in known and key not in _TAG_FILTERS)]:
+        if strict:
+            raise CloudError(400, "HTTPBadRequest", f"{unknown} is invalid attribute for filtering")
+        for key in unknown:
+            del query.filters[key]
     return query
 
 

@@ -132,11 +132,10 @@ class Servers:
         return port
 
     def detach(self, context: Context, server: Row, port_id: str) -> None:
-        """Begin to pull a port out; CloudError 404 when the server does not have it."""
+        """Begin to pull a port out; Nova answers before it looks whether the server has it."""
         port = self._ports.table.get(port_id)
-        if port is None or port["device_id"] != server["id"]:
-            raise CloudError(404, "itemNotFound", f"Port id {port_id} could not be found.")
-        self._work(server, self._unplug(context, server, port))
+        if port is not None and port["device_id"] == server["id"]:
+            self._work(server, self._unplug(context, server, port))
 
     def set_metadata(self, context: Context, server: Row, metadata: dict[str, str]) -> None:
         """Exchange a server's metadata."""
@@ -162,6 +161,8 @@ class Servers:
         self._change(server, {"OS-EXT-SRV-ATTR:host": host, "OS-EXT-SRV-ATTR:hypervisor_hostname": host})
         self._announce.event(context, server, "create.start")
         try:
+            if any(port["project_id"] != server["tenant_id"] for port in ports):
+                raise CloudError(500, "computeFault", f"Exceeded maximum number of retries for {server['id']}.")
             for port in ports:
                 self._bind(server, port)
             for network_id in networks:
@@ -242,7 +243,7 @@ class Servers:
         ports, plain = [], []
         for one in networks:
             if one.get("port"):
-                ports.append(self._usable_port(context.project_id, one["port"], addressed=True))
+                ports.append(self._bootable_port(context, one["port"]))
             else:
                 network = self._network.networks.table.get(one.get("uuid"))
                 if network is None or not self._network.networks.visible(context, network):
@@ -250,17 +251,24 @@ class Servers:
                 plain.append(network["id"])
         return ports, plain
 
-    def _usable_port(self, project: str, port_id: str, *, addressed: bool = False) -> Row:
-        """A port that Nova may bind. Only a boot insists on addresses; an attach, in the real service, does not."""
+    def _bootable_port(self, context: Context, port_id: str) -> Row:
+        """A port as the call to boot checks it: a foreign one that the caller sees fails the build, not the call."""
+        port = self._ports.table.get(port_id)
+        if port is None or not self._ports.visible(context, port):
+            raise CloudError(400, "badRequest", f"Port id {port_id} could not be found.")
+        _check_free(port)
+        if not port["fixed_ips"] and not self._options.segments:
+            raise CloudError(400, "badRequest", f"Port {port_id} requires a FixedIP in order to be used.")
+        return port
+
+    def _usable_port(self, project: str, port_id: str) -> Row:
+        """A port as an attach checks it, which does not insist on addresses."""
         port = self._ports.table.get(port_id)
         if port is None:
-            raise CloudError(400, "badRequest", f"Port id {port_id} could not be found.")
+            raise CloudError(404, "itemNotFound", f"Port id {port_id} could not be found.")
         if port["project_id"] != project:
             raise CloudError(400, "badRequest", f"Port {port_id} not usable for instance.")
-        if port["device_id"]:
-            raise CloudError(409, "conflictingRequest", f"Port {port_id} is still in use.")
-        if addressed and not port["fixed_ips"] and not self._options.segments:
-            raise CloudError(400, "badRequest", f"Port {port_id} requires a FixedIP in order to be used.")
+        _check_free(port)
         return port
 
     def _make_port(self, context: Context, server: Row, network_id: str, fixed_ips: Any) -> Row:
@@ -338,6 +346,11 @@ class Servers:
 
     def _now(self) -> str:
         return datetime.datetime.fromtimestamp(self._options.clock(), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _check_free(port: Row) -> None:
+    if port["device_id"]:
+        raise CloudError(409, "conflictingRequest", f"Port {port['id']} is still in use.")
 
 
 def _conflict(action: str, server: Row) -> CloudError:

@@ -34,6 +34,8 @@ class CloudOptions:
     token_seconds: float = 3600.0
     segments: bool = False
     """Neutron has the extensions `segments` and `ip_allocation`: Nova plugs ports that have no address."""
+    filter_validation: bool = True
+    """As Neutron's option of that name: filters that are no attributes answer 400, `changed_since` among them."""
     hostname: str = "lab-host"
     """Nova's compute host, and the host in the publisher ids of notifications."""
     clock: Callable[[], float] = time.time

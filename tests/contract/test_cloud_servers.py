@@ -49,12 +49,21 @@ def test_a_server_boots_with_its_ports_and_is_their_device(service, made, clouds
     assert ids(service.network.ports(device_id=server.id)) == ids(ports)
 
 
-def test_a_port_of_another_project_is_refused(service, tenant, made, clouds):
+def test_a_port_of_another_project_fails_the_build(service, tenant, made, clouds, until):
     port = made.port(tenant, made.network(tenant))
     answer = boot_refused(service, clouds, networks=[{"port": port.id}])
-    assert answer.status_code == 400
-    assert "badRequest" in answer.json()
+    assert answer.status_code == 202
+    server_id = answer.json()["server"]["id"]
+    made.gone(service.compute.delete_server, server_id, ignore_missing=False)
+    server = until(lambda: service.compute.get_server(server_id), lambda seen: seen.status != "BUILD")
+    assert (server.status, server.fault["code"]) == ("ERROR", 500)
     assert service.network.get_port(port).device_id == ""
+
+
+def test_a_port_that_the_caller_does_not_see_is_refused(service, tenant, made, clouds):
+    port = made.port(service, made.network(service))
+    answer = boot_refused(tenant, clouds, networks=[{"port": port.id}])
+    assert (answer.status_code, list(answer.json())) == (400, ["badRequest"])
 
 
 def test_a_port_of_ours_on_a_foreign_network_is_taken(service, tenant, made, clouds):
@@ -130,18 +139,27 @@ def test_attaching_what_is_attached_or_foreign_is_refused(service, tenant, made,
     port = made.port(service, network)
     foreign = made.port(tenant, made.network(tenant))
     server = made.server(service, clouds, networks=[{"port": port.id}])
-    for refused, statuses in ((port, (400, 409)), (foreign, (400, 404))):
+    for refused, status in ((port.id, 409), (foreign.id, 400), (str(uuid.uuid4()), 404)):
         answer = service.compute.post(
-            f"/servers/{server.id}/os-interface", json={"interfaceAttachment": {"port_id": refused.id}}
+            f"/servers/{server.id}/os-interface", json={"interfaceAttachment": {"port_id": refused}}
         )
-        assert answer.status_code in statuses
+        assert answer.status_code == status
 
 
-def test_detaching_what_is_not_attached_answers_404(service, made, clouds):
+def test_a_port_without_addresses_can_be_attached(service, made, clouds, until):
+    network = made.network(service)
+    port, bare = made.port(service, network), made.port(service, network, fixed_ips=[])
+    server = made.server(service, clouds, networks=[{"port": port.id}])
+    attached = service.compute.create_server_interface(server, port_id=bare.id)
+    assert (attached.port_id, attached.fixed_ips) == (bare.id, [])
+
+
+def test_detaching_what_is_not_attached_changes_nothing(service, made, clouds):
     network = made.network(service)
     port, other = made.port(service, network), made.port(service, network)
     server = made.server(service, clouds, networks=[{"port": port.id}])
-    assert service.compute.delete(f"/servers/{server.id}/os-interface/{other.id}").status_code == 404
+    assert service.compute.delete(f"/servers/{server.id}/os-interface/{other.id}").status_code == 202
+    assert [one.port_id for one in service.compute.server_interfaces(server)] == [port.id]
 
 
 def test_metadata_is_merged_and_removed(service, made, clouds):

@@ -17,6 +17,7 @@ from openstack.exceptions import ForbiddenException
 
 from lab.cloud import AppliancesInProcess, CloudOptions, Fault, SimulatedCloud, write_clouds
 from lab.cloud.hypervisor import appliance_boot
+from lab.cloud.web import Call
 
 
 @pytest.fixture
@@ -129,6 +130,20 @@ def test_segments_let_ports_without_addresses_boot():
         return server
 
     assert asyncio.run(boot())["name"] == "vm"
+
+
+def test_without_filter_validation_a_list_knows_what_changed_since():
+    now = [1_700_000_000.0]
+    cloud = SimulatedCloud(CloudOptions(filter_validation=False, clock=lambda: now[0]))
+    context = cloud.identity.context_of("admin", "admin")
+    routers = cloud.network.routers
+    old, new = (routers.make(context, {**routers.defaults, "project_id": context.project_id}) for _ in range(2))
+    now[0] += 10
+    routers.touch(new)
+    query = f"changed_since={new['updated_at']}&unknown=1&fields=id"
+    call = Call("GET", "/v2.0/routers", {}, query, b"", "http://cloud", (), context)
+    assert routers.listing(call).body == {"routers": [{"id": new["id"]}]}
+    assert old["updated_at"] < new["updated_at"]
 
 
 def test_the_metadata_api_believes_a_signature_only(simulation, astara, until):
