@@ -24,6 +24,7 @@ BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (AMQPError, MessageNacked, O
 
 _CONNECT_SECONDS = 5.0
 _HALF_FRAME_SECONDS = 1.0
+_CHUNK_BYTES = 128 * 1024
 _SCHEMES = {"amqp": False, "rabbit": False, "amqps": True}
 
 
@@ -154,17 +155,18 @@ class Drain:
         self._connection = connection
         self._waker = waker
         self._transport = connection.connection.transport
+        self._source = _Source(self._transport.sock)
+        # kombu's transport reads each frame in three pieces from here; one look at the socket serves many frames.
+        self._transport._quick_recv = self._source  # noqa: SLF001
         self._poll = select.poll()
         self._poll.register(self._transport.sock, select.POLLIN)
         self._poll.register(waker, select.POLLIN)
-        self._readable = select.poll()
-        self._readable.register(self._transport.sock, select.POLLIN)
         self._interval = (connection.connection.heartbeat or 20) / 4
         self._next_heartbeat = time.monotonic() + self._interval
 
     def wait(self) -> None:
         """Wait for the socket, the waker or the next heartbeat. Raises one of BROKER_ERRORS on a silent broker."""
-        if not self._pending():
+        if not self._source.pending():
             self._poll.poll(max(0.0, self._next_heartbeat - time.monotonic()) * 1000)
         self._waker.clear()
         if time.monotonic() >= self._next_heartbeat:
@@ -173,17 +175,48 @@ class Drain:
 
     def read(self, limit: int) -> None:
         """Dispatch at most `limit` frames that are there already. Raises one of BROKER_ERRORS."""
-        read = self._connection.connection.blocking_read
-        for _ in range(limit):
-            if not self._pending() and not self._readable.poll(0):
-                return
-            try:
-                read(_HALF_FRAME_SECONDS)
-            except TimeoutError:
-                # Half a frame has come; kombu keeps it, and a peer that stays silent fails the heartbeat.
-                return
+        read_frame = self._transport.read_frame
+        dispatch = self._connection.connection.on_inbound_frame
+        self._source.hurry = True
+        try:
+            for _ in range(limit):
+                if not self._source.ready():
+                    return
+                dispatch(read_frame())
+        except TimeoutError:
+            # Half a frame has come; kombu keeps it, and a peer that stays silent fails the heartbeat.
+            return
+        finally:
+            self._source.hurry = False
 
-    def _pending(self) -> bool:
-        # TLS decrypts whole records: what is left of one shows in no poll.
-        pending = getattr(self._transport.sock, "pending", None)
-        return pending is not None and pending() > 0
+
+class _Source:
+    """A socket's bytes, read in large pieces and given out in small ones."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._chunk = b""
+        self._start = 0
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._decrypted = getattr(sock, "pending", None)
+        # Whether to give up on a peer that is silent in mid-frame, instead of waiting as the socket says.
+        self.hurry = False
+
+    def __call__(self, count: int) -> bytes:
+        start = self._start
+        if start == len(self._chunk):
+            if self.hurry and not self.ready(_HALF_FRAME_SECONDS):
+                raise TimeoutError
+            self._chunk = self._sock.recv(_CHUNK_BYTES)
+            start = 0
+        self._start = min(start + count, len(self._chunk))
+        return self._chunk[start : self._start]
+
+    def pending(self) -> bool:
+        """Whether there are bytes that no poll of the socket shows: read ahead, or decrypted with a TLS record."""
+        return self._start < len(self._chunk) or (self._decrypted is not None and self._decrypted() > 0)
+
+    def ready(self, seconds: float = 0) -> bool:
+        """Whether there are bytes, or an end, within `seconds`."""
+        return self.pending() or bool(self._poll.poll(seconds * 1000))

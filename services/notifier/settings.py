@@ -33,7 +33,7 @@ class NotifierSettings:
     )
     casts: tuple[str, ...] = option(("l3_agent_fanout",), help="Fanout exchanges of casts to agents to listen to")
     prefetch: int = option(
-        1000, help="Messages that the broker hands out before they are acked", minimum=1, maximum=50_000
+        4000, help="Messages that the broker hands out before they are acked", minimum=1, maximum=50_000
     )
     heartbeat: int = option(20, help="Seconds after which a silent broker counts as gone", minimum=2, maximum=600)
     reconnect_most: float = option(30.0, help="Most seconds between two tries to reach the broker", minimum=0.1)
