@@ -1,4 +1,4 @@
-"""A simulated OpenStack: what unmodified openstacksdk, the openstack client and Astara talk to in the lab and in tests."""
+"""A simulated OpenStack, which openstacksdk, the openstack client and Astara talk to as if it were one."""
 
 from .clouds import write_clouds
 from .faults import Fault

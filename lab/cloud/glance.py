@@ -1,6 +1,6 @@
 """Glance v2: images by id and name, made with or without content. Content is counted, not kept."""
 
-import datetime
+import datetime as dt
 from typing import Any
 
 from .options import CloudOptions
@@ -17,7 +17,7 @@ class ImageService:
 
     def add(self, name: str, owner: str, *, size: int | None = None, **more: Any) -> Row:
         """A new image; active when its size is known."""
-        now = datetime.datetime.fromtimestamp(self._options.clock(), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = dt.datetime.fromtimestamp(self._options.clock(), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         image_id = more.pop("id", None) or self._options.new_id()
         return self.images.add(
             {

@@ -1,8 +1,8 @@
 """What happens to a server that Nova boots.
 
-Nova's side calls a `Hypervisor`; it never waits for the machine to be up, only for the call to return. `AppliancesInProcess`
-runs the agent of every server whose user data is an appliance's, all in this process, each on the loopback address that it
-was told; servers with other user data have no inside.
+Nova's side calls a `Hypervisor`; it never waits for the machine to be up, only for the call to return.
+`AppliancesInProcess` runs the agent of every server whose user data is an appliance's, all in this process, each on
+the loopback address that it was told; servers with other user data have no inside.
 """
 
 import base64

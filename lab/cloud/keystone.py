@@ -1,10 +1,10 @@
 """Keystone v3: accounts, tokens and the catalogue, enough for the SDK and for `openstack project|user|role` commands.
 
-One domain, `default`. A token carries the roles that its user had when it was made; taking a role away revokes the user's
-tokens, as the real service does, so that the next call is told to authenticate again.
+One domain, `default`. A token carries the roles that its user had when it was made; taking a role away revokes the
+user's tokens, as the real service does, so that the next call is told to authenticate again.
 """
 
-import datetime
+import datetime as dt
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -363,4 +363,4 @@ def _unauthorized() -> CloudError:
 
 
 def _time(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

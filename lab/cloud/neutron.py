@@ -1,6 +1,7 @@
 """Neutron v2.0: the collections wired to each other, and the calls that belong to none of them.
 
-The real service is the measure: names, errors and revisions follow Neutron 29 with ML2 and the reference router plugin.
+The real service is the measure: names, errors and revisions follow Neutron 29 with ML2 and the reference router
+plugin.
 """
 
 import random
@@ -24,8 +25,8 @@ from .options import CloudOptions
 from .web import Call, CloudError, Context, Reply, Routes
 
 EXTENSIONS = (
-    "agent", "allowed-address-pairs", "availability_zone", "binding", "default-subnetpools", "ext-gw-mode", "external-net",
-    "extra_dhcp_opt", "extraroute", "extraroute-atomic", "filter-validation", "fip-port-details", "flavors",
+    "agent", "allowed-address-pairs", "availability_zone", "binding", "default-subnetpools", "ext-gw-mode",
+    "external-net", "extra_dhcp_opt", "extraroute", "extraroute-atomic", "filter-validation", "fip-port-details", "flavors",
     "l3-flavors", "metering", "multi-provider", "net-mtu", "net-mtu-writable", "pagination", "port-security",
     "project-id", "provider", "quotas", "quota_details", "revision-if-match", "router", "router_availability_zone",
     "security-group", "service-type", "sorting", "standard-attr-description", "standard-attr-revisions",

@@ -1,10 +1,10 @@
 """What all kinds of objects in Neutron have in common: life cycle, visibility, policy, notifications.
 
-A create, update or delete through the API is framed by its `.start` and `.end` notifications; a refused one leaves `.start`
-alone. Whatever a service does by itself goes through `make`, `touch` and `unmake`, which notify nobody.
+A create, update or delete through the API is framed by its `.start` and `.end` notifications; a refused one leaves
+`.start` alone. Whatever a service does by itself goes through `make`, `touch` and `unmake`, which notify nobody.
 """
 
-import datetime
+import datetime as dt
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -62,18 +62,18 @@ class Collection:
         """Check and build a new object; CloudError when it is refused."""
         return self.keep(context, body)
 
-    def apply(self, context: Context, row: Row, changes: Row) -> None:
+    def apply(self, _context: Context, row: Row, changes: Row) -> None:
         """Check and make the changes of an update."""
         self.table.change(row, changes)
 
-    def unmake(self, context: Context, row: Row) -> None:
+    def unmake(self, _context: Context, row: Row) -> None:
         """Check and remove an object."""
         self.table.remove(row["id"])
 
     def settle(self, context: Context, row: Row) -> None:
         """What happens silently once a create or an update was notified."""
 
-    def shared(self, context: Context, row: Row) -> bool:
+    def shared(self, _context: Context, _row: Row) -> bool:
         """Whether a member of another project sees the object."""
         return False
 
@@ -116,8 +116,8 @@ class Collection:
         self.notify(context, f"{self.name}.create.start", body)
         made: list[Row] = []
         try:
-            for one in wanted:
-                made.append(self.make(context, self._prepare(context, one)))
+            # What a generator had yielded before it raised is in the list.
+            made.extend(self.make(context, self._prepare(context, one)) for one in wanted)
         except CloudError:
             for row in reversed(made):
                 self.unmake(context, row)
@@ -203,7 +203,7 @@ class Collection:
 
     def now(self) -> str:
         """The time as Neutron writes it, in whole seconds."""
-        return datetime.datetime.fromtimestamp(self.options.clock(), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return dt.datetime.fromtimestamp(self.options.clock(), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def notify(self, context: Context, event_type: str, payload: dict[str, Any]) -> None:
         """Send a notification, unless objects of this kind are silent."""

@@ -1,7 +1,7 @@
 """Floating IPs: an address of an external network, translated to a port's address by the router between them.
 
-Each has a port without project on the external network, which comes and goes silently. A floating IP whose port is deleted
-is disassociated silently too.
+Each has a port without project on the external network, which comes and goes silently. A floating IP whose port is
+deleted is disassociated silently too.
 """
 
 from collections.abc import Iterable
@@ -81,7 +81,7 @@ class FloatingIps(Collection):
             self.table.change(row, {"port_id": None, "fixed_ip_address": None, "router_id": None, "status": "DOWN"})
             self.touch(row)
 
-    def view(self, context: Context, row: Row) -> Row:
+    def view(self, _context: Context, row: Row) -> Row:
         """The floating IP with a summary of its port."""
         return row if "port_details" in row else {**row, "port_details": self._details(row["port_id"])}
 
@@ -134,11 +134,11 @@ class MeteringLabels(Collection):
     admin_writes = frozenset({"shared"})
     rules: "MeteringLabelRules"
 
-    def shared(self, context: Context, row: Row) -> bool:
+    def shared(self, _context: Context, row: Row) -> bool:
         """A shared label counts everybody's traffic."""
         return bool(row["shared"])
 
-    def scope(self, context: Context) -> Iterable[Row]:
+    def scope(self, _context: Context) -> Iterable[Row]:
         """Labels are few."""
         return self.table
 

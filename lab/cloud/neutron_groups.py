@@ -48,7 +48,7 @@ class SecurityGroupRules(Collection):
         if group is not None:
             self.groups.touch(group)
 
-    def view(self, context: Context, row: Row) -> Row:
+    def view(self, _context: Context, row: Row) -> Row:
         """Rules have no tags of their own in the API."""
         return {key: value for key, value in row.items() if key != "tags"}
 
@@ -104,7 +104,7 @@ class SecurityGroups(Collection):
             self.rules.table.remove(rule["id"])
         self.table.remove(row["id"])
 
-    def view(self, context: Context, row: Row) -> Row:
+    def view(self, _context: Context, row: Row) -> Row:
         """The group with its rules."""
         return row if "security_group_rules" in row else {**row, "security_group_rules": self._rules(row)}
 

@@ -1,7 +1,7 @@
 """Networks and subnets, with the pools from which ports get their addresses.
 
-An address is free unless a port holds it, and never the network's own, its broadcast's or the gateway's. Addresses on SLAAC
-and stateless subnets are not drawn from a pool: they follow from the MAC address (EUI-64, RFC 4291 appendix A).
+An address is free unless a port holds it, and never the network's own, its broadcast's or the gateway's. Addresses on
+SLAAC and stateless subnets are not drawn from a pool: they follow from the MAC address (EUI-64, RFC 4291 appendix A).
 """
 
 import ipaddress
@@ -116,7 +116,7 @@ class Networks(Collection):
                 context, "l3_agent_fanout", "fipnamespace_delete_on_ext_net", {"ext_net_id": row["id"]}
             )
 
-    def shared(self, context: Context, row: Row) -> bool:
+    def shared(self, _context: Context, row: Row) -> bool:
         """External and shared networks are everybody's to see."""
         return bool(row["shared"] or row["router:external"])
 
@@ -136,7 +136,7 @@ class Networks(Collection):
         """The answer to a create names `is_default` of every network."""
         return {**super().view(context, row)}
 
-    def deleted(self, context: Context, row: Row) -> Row:
+    def deleted(self, _context: Context, row: Row) -> Row:
         """Without any policy, and with columns that the API does not show."""
         whole = row if row["router:external"] else {key: row[key] for key in row if key != "is_default"}
         return {**whole, "standard_attr_id": 1, "qinq": None, "vlan_transparent": None}
@@ -190,7 +190,7 @@ class Subnets(Collection):
             self.ports.add_automatic(row)
         return row
 
-    def apply(self, context: Context, row: Row, changes: Row) -> None:
+    def apply(self, _context: Context, row: Row, changes: Row) -> None:
         """Change a subnet; its pool follows its ranges."""
         gateway = changes.get("gateway_ip")
         if gateway and ipaddress.ip_address(gateway) not in self.pools[row["id"]].network:
@@ -199,7 +199,7 @@ class Subnets(Collection):
         if "allocation_pools" in changes:
             self.pools[row["id"]].set_ranges(row["allocation_pools"])
 
-    def unmake(self, context: Context, row: Row) -> None:
+    def unmake(self, _context: Context, row: Row) -> None:
         """Remove a subnet; 409 while a port has an address that it did not give itself."""
         users = self.ports.table.find("subnet", row["id"])
         if not is_auto(row):
@@ -222,7 +222,7 @@ class Subnets(Collection):
         del self.pools[row["id"]]
         self.table.remove(row["id"])
 
-    def shared(self, context: Context, row: Row) -> bool:
+    def shared(self, _context: Context, row: Row) -> bool:
         """Subnets of shared networks are everybody's to see, those of external ones are not."""
         network = self.networks.table.get(row["network_id"])
         return network is not None and network["shared"]
@@ -236,7 +236,7 @@ class Subnets(Collection):
             if row["project_id"] != context.project_id
         ]
 
-    def deleted(self, context: Context, row: Row) -> Row:
+    def deleted(self, _context: Context, row: Row) -> Row:
         """With columns that the API does not show."""
         return {**row, "standard_attr_id": 1, "shared": False, "segment_id": None}
 

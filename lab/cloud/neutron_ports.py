@@ -1,8 +1,8 @@
 """Ports: unique MAC addresses on a network, addresses from the subnets' pools, bindings.
 
-A MAC address belongs to one port of a network: whoever asks second gets 409 MacAddressInUse, which is what makes a derived
-address a compare-and-set. Ports that Neutron makes for itself (router interfaces, gateways, floating IPs) are made by
-`build`, silently.
+A MAC address belongs to one port of a network: whoever asks second gets 409 MacAddressInUse, which is what makes a
+derived address a compare-and-set. Ports that Neutron makes for itself (router interfaces, gateways, floating IPs) are
+made by `build`, silently.
 """
 
 import ipaddress
@@ -75,7 +75,7 @@ class Ports(Collection):
             body["ip_allocation"] = "immediate" if fixed_ips else "none"
         return self.keep(context, body)
 
-    def apply(self, context: Context, row: Row, changes: Row) -> None:
+    def apply(self, _context: Context, row: Row, changes: Row) -> None:
         """Change a port: its addresses are exchanged as a whole, all or nothing."""
         changes = dict(changes)
         if "mac_address" in changes and changes["mac_address"] != row["mac_address"]:
@@ -105,14 +105,14 @@ class Ports(Collection):
             changes["ip_allocation"] = "immediate" if changes["fixed_ips"] else "none"
         self.table.change(row, changes)
 
-    def settle(self, context: Context, row: Row) -> None:
+    def settle(self, _context: Context, row: Row) -> None:
         """A bound port turns ACTIVE, an unbound one DOWN; Neutron says neither."""
         status = "ACTIVE" if row["binding:host_id"] else "DOWN"
         if row["status"] != status and not row["device_owner"].startswith("network:"):
             self.table.change(row, {"status": status})
             self.touch(row)
 
-    def unmake(self, context: Context, row: Row) -> None:
+    def unmake(self, _context: Context, row: Row) -> None:
         """Remove a port; those of routers and floating IPs go with what they belong to."""
         if row["device_owner"] in (ROUTER_INTERFACE, ROUTER_GATEWAY, FLOATING_IP):
             raise CloudError(
@@ -143,7 +143,7 @@ class Ports(Collection):
             if row["project_id"] != context.project_id
         ]
 
-    def deleted(self, context: Context, row: Row) -> Row:
+    def deleted(self, _context: Context, row: Row) -> Row:
         """Without any policy, and with a column that the API does not show."""
         return {**row, "standard_attr_id": 1}
 
@@ -185,8 +185,7 @@ class Ports(Collection):
         try:
             if requested is None:
                 taken.extend(self._one_each(subnets))
-            for one in requested or ():
-                taken.append(self._requested(network, subnets, one, mac))
+            taken.extend(self._requested(network, subnets, one, mac) for one in requested or ())
         except CloudError:
             self._release(taken)
             raise
@@ -238,8 +237,7 @@ class Ports(Collection):
         subnets = self.subnets.table.find("network_id", network["id"])
         taken: list[dict[str, str]] = []
         try:
-            for one in fresh:
-                taken.append(self._requested(network, subnets, one, row["mac_address"]))
+            taken.extend(self._requested(network, subnets, one, row["mac_address"]) for one in fresh)
         except CloudError:
             self._release(taken)
             raise
@@ -253,8 +251,7 @@ class Ports(Collection):
         """The same addresses after a change of the MAC address."""
         self._release([one for one in addresses if self._is_auto(one)])
         return [
-            self._automatic(self.subnets.get(one["subnet_id"]), mac) if self._is_auto(one) else one
-            for one in addresses
+            self._automatic(self.subnets.get(one["subnet_id"]), mac) if self._is_auto(one) else one for one in addresses
         ]
 
     def _release(self, addresses: list[dict[str, str]]) -> None:

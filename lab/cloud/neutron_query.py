@@ -1,4 +1,4 @@
-"""Neutron's list queries: filters, fields, sorting and paging, over rows that their table's indices have already narrowed."""
+"""Neutron's list queries: filters, fields, sorting and paging, over rows that indices have narrowed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

@@ -1,7 +1,8 @@
 """Routers, their gateways, interfaces and routes.
 
-A router's revision grows with its own attributes, its interface ports, gateway and routes; floating IPs and subnets leave it
-alone. Interface and gateway ports come and go silently; a gateway's port belongs to no project, so members do not see it.
+A router's revision grows with its own attributes, its interface ports, gateway and routes; floating IPs and subnets
+leave it alone. Interface and gateway ports come and go silently; a gateway's port belongs to no project, so members
+do not see it.
 """
 
 import ipaddress

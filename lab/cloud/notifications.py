@@ -1,11 +1,11 @@
 """The messages that a real control plane sends, in its envelopes, published by one thread that outlives the broker.
 
-Callers never wait: an envelope is queued and the thread publishes in the order of the queue, reconnecting for as long as the
-broker is away. Without a broker nothing is queued, but listeners still see every message. Shapes follow the recordings of
-Neutron 29 and Nova 34.
+Callers never wait: an envelope is queued and the thread publishes in the order of the queue, reconnecting for as long
+as the broker is away. Without a broker nothing is queued, but listeners still see every message. Shapes follow the
+recordings of Neutron 29 and Nova 34.
 """
 
-import datetime
+import datetime as dt
 import json
 import logging
 import queue
@@ -39,7 +39,7 @@ class Message:
 
 
 def _stamp(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 class Notifications:
@@ -74,7 +74,7 @@ class Notifications:
         if self.silent:
             return
         content = self._envelope(f"{publisher}.{self._options.hostname}", event_type, payload)
-        now = datetime.datetime.fromtimestamp(self._options.clock(), datetime.UTC).replace(tzinfo=None).isoformat()
+        now = dt.datetime.fromtimestamp(self._options.clock(), dt.UTC).replace(tzinfo=None).isoformat()
         content |= _shared_context(context) | {
             "_context_read_deleted": "no",
             "_context_remote_address": None,

@@ -1,6 +1,7 @@
 """Nova v2.1: the calls. What happens to servers over time is in `nova_servers`.
 
-Answers follow the microversion that the caller names where callers notice: the flavor of a server is embedded from 2.47 on.
+Answers follow the microversion that the caller names where callers notice: the flavor of a server is embedded from
+2.47 on.
 """
 
 import re
@@ -236,7 +237,7 @@ class ComputeService:
 
     # Flavors, limits, groups, keys
 
-    def _list_flavors(self, call: Call) -> Reply:
+    def _list_flavors(self, _call: Call) -> Reply:
         return Reply({"flavors": [{**row, "links": []} for row in self.flavors]})
 
     def _show_flavor(self, call: Call) -> Reply:

@@ -1,6 +1,6 @@
 """Nova's legacy notifications about servers, with the keys of the recordings of Nova 34."""
 
-import datetime
+import datetime as dt
 from typing import Any
 
 from .notifications import Notifications
@@ -20,7 +20,7 @@ class ServerNotifications:
         """`compute.instance.update`: the state or the task changed."""
         if self._notifications.silent:
             return
-        now = datetime.datetime.fromtimestamp(self._options.clock(), datetime.UTC).replace(tzinfo=None)
+        now = dt.datetime.fromtimestamp(self._options.clock(), dt.UTC).replace(tzinfo=None)
         month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         payload = self._payload(server) | {
             "old_state": old_state,

@@ -1,12 +1,12 @@
 """Servers over time: BUILD, then ACTIVE or ERROR, then gone; and their ports, which Nova binds and unbinds.
 
-Nova answers before the work is done. The work of one server runs in one task after the other: a delete waits for the boot
-that it interrupts. Ports that were given to Nova outlive the server, ports that Nova made do not. Binding is done as the
-service user of Nova's section `[neutron]`, which the notifications show.
+Nova answers before the work is done. The work of one server runs in one task after the other: a delete waits for the
+boot that it interrupts. Ports that were given to Nova outlive the server, ports that Nova made do not. Binding is
+done as the service user of Nova's section `[neutron]`, which the notifications show.
 """
 
 import asyncio
-import datetime
+import datetime as dt
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -52,6 +52,12 @@ class Servers:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def idle(self, server_id: str) -> None:
+        """Return when no work on a server is under way."""
+        while (task := self._tasks.get(server_id)) is not None:
+            await asyncio.wait({task})
+            await asyncio.sleep(0)
 
     def create(self, context: Context, wanted: Row) -> Row:
         """Check a wish and begin to build; CloudError 400 or 409 when the flavor, the image or a port is not usable."""
@@ -161,8 +167,7 @@ class Servers:
         self._change(server, {"OS-EXT-SRV-ATTR:host": host, "OS-EXT-SRV-ATTR:hypervisor_hostname": host})
         self._announce.event(context, server, "create.start")
         try:
-            if any(port["project_id"] != server["tenant_id"] for port in ports):
-                raise CloudError(500, "computeFault", f"Exceeded maximum number of retries for {server['id']}.")
+            _check_owner(server, ports)
             for port in ports:
                 self._bind(server, port)
             for network_id in networks:
@@ -345,12 +350,17 @@ class Servers:
             raise _conflict(action, server)
 
     def _now(self) -> str:
-        return datetime.datetime.fromtimestamp(self._options.clock(), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return dt.datetime.fromtimestamp(self._options.clock(), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _check_free(port: Row) -> None:
     if port["device_id"]:
         raise CloudError(409, "conflictingRequest", f"Port {port['id']} is still in use.")
+
+
+def _check_owner(server: Row, ports: list[Row]) -> None:
+    if any(port["project_id"] != server["tenant_id"] for port in ports):
+        raise CloudError(500, "computeFault", f"Exceeded maximum number of retries for {server['id']}.")
 
 
 def _conflict(action: str, server: Row) -> CloudError:

@@ -1,4 +1,4 @@
-"""What can be set about the simulated cloud before it starts; one frozen record, nothing is read from the environment."""
+"""What can be set about the simulated cloud before it starts; nothing is read from the environment."""
 
 import time
 import uuid

@@ -1,7 +1,7 @@
 """Tables of API objects in memory, found by their indexed attributes without a scan.
 
-A row is the JSON object that the API shows to an administrator. Rows are changed through `Table.change` only, so that an
-index always agrees with its rows.
+A row is the JSON object that the API shows to an administrator. Rows are changed through `Table.change` only, so that
+an index always agrees with its rows.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping

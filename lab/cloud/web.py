@@ -1,7 +1,7 @@
-"""HTTP in and out: a table of routes, one request as a `Call`, one answer as a `Reply`, and the errors that calls raise.
+"""HTTP in and out: a table of routes, a request as a `Call`, an answer as a `Reply`, the errors that calls raise.
 
-A handler is a plain function of the call: it does not wait, so everything that one call changes happens at once. Whatever
-takes time (latency, slow faults, boots) is done around handlers, never in them.
+A handler is a plain function of the call: it does not wait, so everything that one call changes happens at once.
+Whatever takes time (latency, slow faults, boots) is done around handlers, never in them.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The cloud that the contract suite runs against: the simulation, or a real one named by the environment.
 
-`ASTARA_TEST_CLOUD=rig` with `OS_CLIENT_CONFIG_FILE` and `OS_CLOUD` (an administrator) runs the same tests against a real
-OpenStack that has an image and a flavor called `tiny`. Whatever a test makes is removed again.
+`ASTARA_TEST_CLOUD=rig` with `OS_CLIENT_CONFIG_FILE` and `OS_CLOUD` (an administrator) runs the same tests against a
+real OpenStack that has an image and a flavor called `tiny`. Whatever a test makes is removed again.
 """
 
 import asyncio
@@ -203,10 +203,7 @@ def simulation() -> Iterator[SimulatedCloud]:
 def clouds() -> Iterator[Clouds]:
     """The cloud under test."""
     with ExitStack() as stack:
-        if REAL:
-            admin = openstack.connect()
-        else:
-            admin = connect(stack.enter_context(Simulation(CloudOptions())))
+        admin = openstack.connect() if REAL else connect(stack.enter_context(Simulation(CloudOptions())))
         stack.callback(admin.close)
         yield Clouds(admin, stack)
 

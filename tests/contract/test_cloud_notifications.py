@@ -1,7 +1,7 @@
 """The simulation's messages against those of a real control plane.
 
-`notification_shapes.json` holds, for each event type, the keys of every payload that Neutron 29 and Nova 34 were recorded
-to send, apart for administrators and members, and the keys of the envelopes around them.
+`notification_shapes.json` holds, for each event type, the keys of every payload that Neutron 29 and Nova 34 were
+recorded to send, apart for administrators and members, and the keys of the envelopes around them.
 """
 
 import json
@@ -135,7 +135,7 @@ def test_every_message_has_the_keys_of_a_recorded_one(scene, until):
 
 
 def test_casts_have_the_keys_of_the_recorded_ones(scene):
-    simulation, blue, _, recording = scene
+    _, blue, _, recording = scene
     router = blue.network.create_router()
     blue.network.delete_router(router.id)
     casts = recording.take("l3_agent_fanout")
@@ -144,7 +144,7 @@ def test_casts_have_the_keys_of_the_recorded_ones(scene):
 
 
 def test_silent_calls_are_silent(scene):
-    simulation, blue, _, recording = scene
+    _, blue, _, recording = scene
     external = blue.network.find_network("public")
     network = blue.network.create_network()
     subnet = blue.network.create_subnet(network_id=network.id, ip_version=4, cidr="10.1.0.0/24")
@@ -188,9 +188,7 @@ def test_nova_binds_ports_as_the_service_user(scene, until):
     port = blue.network.create_port(network_id=network.id)
     image, flavor = blue.image.find_image("tiny"), blue.compute.find_flavor("tiny")
     recording.take()
-    server = blue.compute.create_server(
-        name="vm", image_id=image.id, flavor_id=flavor.id, networks=[{"port": port.id}]
-    )
+    server = blue.compute.create_server(name="vm", image_id=image.id, flavor_id=flavor.id, networks=[{"port": port.id}])
     until(lambda: blue.compute.get_server(server.id), lambda seen: seen.status == "ACTIVE")
     messages = recording.take()
     assert [message["event_type"] for message in messages] == ["port.update.start", "port.update.end"]
@@ -199,4 +197,3 @@ def test_nova_binds_ports_as_the_service_user(scene, until):
     end = messages[1]["payload"]["port"]
     assert (end["device_id"], end["status"], end["project_id"]) == (server.id, "DOWN", port.project_id)
     assert blue.network.get_port(port.id).status == "ACTIVE"
-

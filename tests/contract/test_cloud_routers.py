@@ -227,7 +227,10 @@ def test_floating_ips_hold_their_interface_and_gateway(tenant, made, clouds):
     answer = tenant.network.put(f"/routers/{router.id}/remove_router_interface", json={"subnet_id": subnet.id})
     assert (answer.status_code, answer.json()["NeutronError"]["type"]) == (409, "RouterInterfaceInUseByFloatingIP")
     answer = tenant.network.put(f"/routers/{router.id}", json={"router": {"external_gateway_info": {}}})
-    assert (answer.status_code, answer.json()["NeutronError"]["type"]) == (409, "RouterExternalGatewayInUseByFloatingIp")
+    assert (answer.status_code, answer.json()["NeutronError"]["type"]) == (
+        409,
+        "RouterExternalGatewayInUseByFloatingIp",
+    )
 
 
 def test_a_member_sees_only_its_own_routers(tenant, neighbour, service, made):

@@ -241,14 +241,12 @@ async def test_servers_with_an_appliances_user_data_are_carried():
         async with http.post(base, json={"server": server}) as answer:
             server_id = (await answer.json())["server"]["id"]
         interfaces = f"{base}/{server_id}/os-interface"
-        while cloud.servers.table.get(server_id)["status"] != "ACTIVE":
-            await asyncio.sleep(0)
+        await cloud.servers.idle(server_id)
         await http.post(interfaces, json={"interfaceAttachment": {"port_id": ports[1]["id"]}})
         await http.delete(f"{interfaces}/{ports[1]['id']}")
         await http.post(f"{base}/{server_id}/action", json={"reboot": {"type": "SOFT"}})
         await http.delete(f"{base}/{server_id}")
-        while server_id in cloud.servers.table:
-            await asyncio.sleep(0)
+        await cloud.servers.idle(server_id)
     await cloud.stop()
     first, second = (port["mac_address"] for port in ports)
     assert carrier.done == [
