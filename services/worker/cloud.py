@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from keystoneauth1 import exceptions
 from openstack.connection import Connection
+from openstack.exceptions import SDKException
 from prometheus_client import Counter
 
 from .errors import CloudError, ConflictError, ForbiddenError, NotFoundError, UncertainError
@@ -45,7 +46,10 @@ class Api(Protocol):
 class SdkApi:
     """An API through one of openstacksdk's proxies."""
 
-    def __init__(self, name: str, proxy: Any, pool: ThreadPoolExecutor, slow_pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, name: str, proxy: Callable[[], Any], pool: ThreadPoolExecutor, slow_pool: ThreadPoolExecutor
+    ) -> None:
+        """`proxy` is asked in a thread of the pool: the first time it discovers the endpoint, which blocks."""
         self._name = name
         self._proxy = proxy
         self._pool = pool
@@ -75,12 +79,12 @@ class SdkApi:
     def _blocking(self, method: str, path: str, arguments: Json) -> Json:
         call = f"{method} {path}"
         try:
-            response = self._proxy.request(path, method, raise_exc=False, **arguments)
+            response = self._proxy().request(path, method, raise_exc=False, **arguments)
         except (exceptions.ConnectFailure, exceptions.ConnectTimeout) as error:
             _CALLS.labels(self._name, method, "unanswered").inc()
             kind = CloudError if method == "GET" else UncertainError
             raise kind(self._name, call, 0, str(error)) from error
-        except exceptions.ClientException as error:
+        except (exceptions.ClientException, SDKException) as error:
             _CALLS.labels(self._name, method, "unanswered").inc()
             raise CloudError(self._name, call, 0, str(error)) from error
         if response.status_code >= 400:
@@ -128,9 +132,9 @@ class Cloud:
         plug_pool = ThreadPoolExecutor(settings.nova_plug_threads, thread_name_prefix="nova-plug")
         self._connection = connection
         self._pools = (neutron_pool, nova_pool, plug_pool)
-        self.neutron: Api = SdkApi("neutron", connection.network, neutron_pool, neutron_pool)
-        self.nova: Api = SdkApi("nova", connection.compute, nova_pool, plug_pool)
-        self.glance: Api = SdkApi("glance", connection.image, nova_pool, nova_pool)
+        self.neutron: Api = SdkApi("neutron", lambda: connection.network, neutron_pool, neutron_pool)
+        self.nova: Api = SdkApi("nova", lambda: connection.compute, nova_pool, plug_pool)
+        self.glance: Api = SdkApi("glance", lambda: connection.image, nova_pool, nova_pool)
 
     async def project_id(self) -> str:
         """The service user's project; CloudError when Keystone does not let it in."""

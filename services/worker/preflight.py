@@ -100,7 +100,7 @@ class Preflight:
     async def _image(self) -> None:
         image_id = self._router.image_id
         try:
-            image = await self._cloud.glance.get(f"/v2/images/{image_id}")
+            image = await self._cloud.glance.get(f"/images/{image_id}")
         except NotFoundError:
             self._findings.append(f"[router] image_id: Glance has no image {image_id} that the service user can see")
             return
@@ -132,7 +132,7 @@ class Preflight:
         ports = int(neutron["quota"].get("port", -1))
         if 0 <= ports < 100:
             self._findings.append(
-                f"the service user's project has a quota of {ports} ports; each router needs one, and one more for each "
+                f"the service user's project has a quota of {ports} ports; each router needs one, and one more for a "
                 f"network: openstack quota set --ports -1 {project}"
             )
         limits = (await self._cloud.nova.get("/limits"))["limits"]["absolute"]
