@@ -1,0 +1,1 @@
+"""The database's history, run by `store.Store.open` at each start."""

@@ -1,0 +1,79 @@
+"""The first schema."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+ID = sa.String(64)
+SUBJECT = sa.String(255)
+
+
+def upgrade() -> None:
+    """Make all tables; the leader's row is made with them, so that it can be fought for by updates alone."""
+    op.create_table(
+        "leader",
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("term", sa.BigInteger, nullable=False),
+        sa.Column("holder", SUBJECT, nullable=False),
+        sa.Column("expires", sa.Double, nullable=False),
+        sa.Column("lease_seconds", sa.Double, nullable=False),
+        sa.Column("epoch", sa.BigInteger, nullable=False),
+        mysql_engine="InnoDB",
+    )
+    op.create_table(
+        "operation",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("created", sa.Double, nullable=False, index=True),
+        sa.Column("target", SUBJECT, nullable=False, index=True),
+        sa.Column("finished", sa.Boolean, nullable=False, index=True),
+        sa.Column("body", sa.LargeBinary(16 * 1024 * 1024), nullable=False),
+        mysql_engine="InnoDB",
+    )
+    op.create_table(
+        "operation_resource",
+        sa.Column("operation", ID, primary_key=True),
+        sa.Column("resource", SUBJECT, primary_key=True),
+        sa.Column("tenant", SUBJECT, nullable=False),
+        sa.Column("kind", sa.Integer, nullable=False),
+        sa.Column("state", sa.Integer, nullable=False),
+        mysql_engine="InnoDB",
+    )
+    op.create_table(
+        "debug_flag",
+        sa.Column("scope", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("target", SUBJECT, primary_key=True),
+        sa.Column("tenant", SUBJECT, nullable=False),
+        sa.Column("body", sa.LargeBinary(64 * 1024), nullable=False),
+        mysql_engine="InnoDB",
+    )
+    op.create_table(
+        "image_override",
+        sa.Column("resource", SUBJECT, primary_key=True),
+        sa.Column("image", SUBJECT, nullable=False),
+        mysql_engine="InnoDB",
+    )
+    op.create_table(
+        "mark",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+        sa.Column("hint", sa.LargeBinary(64 * 1024), nullable=False),
+        mysql_engine="InnoDB",
+    )
+    op.create_table(
+        "history",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+        sa.Column("resource", SUBJECT, nullable=False),
+        sa.Column("at_ms", sa.BigInteger, nullable=False, index=True),
+        sa.Column("worker", SUBJECT, nullable=False),
+        sa.Column("body", sa.LargeBinary(64 * 1024), nullable=False),
+        sa.Index("ix_history_resource_at_ms", "resource", "at_ms"),
+        mysql_engine="InnoDB",
+    )
+    op.create_table(
+        "quarantine",
+        sa.Column("resource", SUBJECT, primary_key=True),
+        sa.Column("deaths", sa.Integer, nullable=False),
+        mysql_engine="InnoDB",
+    )
+    op.execute("INSERT INTO leader (id, term, holder, expires, lease_seconds, epoch) VALUES (1, 0, '', 0, 0, 0)")
