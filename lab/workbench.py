@@ -105,7 +105,7 @@ class Workbench:
         self.reporter = Reporter("workbench", self.flags, self.clock)
         environment = RouterEnvironment(
             "lab", router_settings, appliance_settings, facts, lambda router: self.claims(router),  # noqa: PLW0108 - a test may change it
-            
+
             lambda _resource: self.epoch, self._peers,
             lambda: str(uuid.uuid4()), self.clock,
         )  # fmt: skip
