@@ -43,7 +43,8 @@ def main() -> int:
         else:
             asyncio.run(supervise(layout))
     except LabError as error:
-        console.print(f"[bold red]The lab did not come up:[/] {error}", highlight=False)
+        console.print("[bold red]The lab did not come up:[/]")
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 130

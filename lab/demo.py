@@ -1,11 +1,9 @@
 """What two users would do: each tenant gets a network, a subnet, and a router with a gateway and an interface."""
 
 from dataclasses import dataclass
-from typing import Any
-
-import openstack
 
 from lab.layout import TENANTS, Layout
+from lab.settings import connect
 
 EXTERNAL_NETWORK = "public"
 NAME = "private"
@@ -26,8 +24,7 @@ def make(layout: Layout) -> list[DemoRouter]:
 
 
 def _make(layout: Layout, tenant: str, index: int) -> DemoRouter:
-    cloud: Any = openstack.connect(cloud=tenant, config_files=[str(layout.clouds)])
-    with cloud:
+    with connect(layout, tenant) as cloud:
         api = cloud.network
         network = api.find_network(NAME, project_id=cloud.current_project_id) or api.create_network(name=NAME)
         subnet = next(api.subnets(network_id=network.id), None) or api.create_subnet(

@@ -148,8 +148,9 @@ class Layout:
         return cls(Path(os.environ.get(MARK) or Path(__file__).parent.parent / ".lab"))
 
     def environment(self) -> dict[str, str]:
-        """The environment of the lab's processes."""
-        return {**os.environ, MARK: str(self.home), "PYTHONUNBUFFERED": "1"}
+        """The environment of the lab's processes. They may keep compiled code: each is started many times."""
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**inherited, MARK: str(self.home), "PYTHONUNBUFFERED": "1"}
 
     def write_plan(self, plan: Plan) -> None:
         """Keep the plan; it holds secrets of the lab, so only its owner reads it."""

@@ -3,7 +3,8 @@
 import configparser
 from typing import Any
 
-import openstack
+from openstack.config import OpenStackConfig
+from openstack.connection import Connection
 
 from lab.layout import Layout, Plan
 
@@ -12,10 +13,15 @@ FLAVOR = "m1.astara"
 MANAGEMENT_NETWORK = "astara-mgmt"
 
 
+def connect(layout: Layout, account: str) -> Any:
+    """A connection of one of the lab's accounts: admin, astara, or a tenant's user."""
+    clouds = OpenStackConfig(config_files=[str(layout.clouds)], load_envvars=False)
+    return Connection(config=clouds.get_one(cloud=account))
+
+
 def write(layout: Layout, plan: Plan) -> None:
     """Look up the cloud's ids and write the file."""
-    cloud: Any = openstack.connect(cloud="astara", config_files=[str(layout.clouds)])
-    with cloud:
+    with connect(layout, "astara") as cloud:
         image = cloud.image.find_image(IMAGE, ignore_missing=False).id
         network = cloud.network.find_network(MANAGEMENT_NETWORK, ignore_missing=False).id
     sections = _sections(layout, plan, image, network)

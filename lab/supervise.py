@@ -75,7 +75,7 @@ async def _bring_up(supervisor: Supervisor, layout: Layout, plan: Plan) -> None:
     supervisor.start(everybody["broker"])
     await _listening(plan.ports.broker, "broker")
     supervisor.start(everybody["cloud"])
-    await _cloud_answers(plan)
+    await _cloud_answers(layout, plan)
     settings.write(layout, plan)
     supervisor.start(everybody["orchestrator"])
     await _listening(plan.ports.api, "operator API")
@@ -97,7 +97,7 @@ async def _follow_cloud(supervisor: Supervisor, layout: Layout, plan: Plan) -> N
         if now is None or now == known:
             continue
         known = now
-        await _cloud_answers(plan)
+        await _cloud_answers(layout, plan)
         settings.write(layout, plan)
         log.warning("the simulated cloud was started again and is empty: `make up` makes its tenants' routers again")
         orchestrator = supervisor.pid("orchestrator")
@@ -117,11 +117,12 @@ async def _listening(port: int, what: str) -> None:
     await _until(connect, what)
 
 
-async def _cloud_answers(plan: Plan) -> None:
+async def _cloud_answers(layout: Layout, plan: Plan) -> None:
     def ask() -> bool:
         try:
             with urlopen(f"{plan.cloud_url}/health", timeout=2.0) as answer:
-                return bool(answer.status == 200)
+                # The file comes right after the first answer.
+                return bool(answer.status == 200) and layout.clouds.exists()
         except OSError:
             return False
 
