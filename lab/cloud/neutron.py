@@ -26,11 +26,11 @@ from .web import Call, CloudError, Context, Reply, Routes
 
 EXTENSIONS = (
     "agent", "allowed-address-pairs", "availability_zone", "binding", "default-subnetpools", "ext-gw-mode",
-    "external-net", "extra_dhcp_opt", "extraroute", "extraroute-atomic", "filter-validation", "fip-port-details", "flavors",
-    "l3-flavors", "metering", "multi-provider", "net-mtu", "net-mtu-writable", "pagination", "port-security",
-    "project-id", "provider", "quotas", "quota_details", "revision-if-match", "router", "router_availability_zone",
-    "security-group", "service-type", "sorting", "standard-attr-description", "standard-attr-revisions",
-    "standard-attr-tag", "standard-attr-timestamp", "subnet_allocation",
+    "external-net", "extra_dhcp_opt", "extraroute", "extraroute-atomic", "filter-validation", "fip-port-details",
+    "flavors", "l3-flavors", "metering", "multi-provider", "net-mtu", "net-mtu-writable", "pagination",
+    "port-security", "project-id", "provider", "quotas", "quota_details", "revision-if-match", "router",
+    "router_availability_zone", "security-group", "service-type", "sorting", "standard-attr-description",
+    "standard-attr-revisions", "standard-attr-tag", "standard-attr-timestamp", "subnet_allocation",
 )  # fmt: skip
 SEGMENTS = ("segment", "ip_allocation")
 UNLIMITED = (

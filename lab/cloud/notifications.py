@@ -185,7 +185,9 @@ class Publisher:
         waiting: Message | None = None
         while True:
             try:
-                with kombu.Connection(self._url, connect_timeout=5) as connection:
+                # With confirms a message is the broker's only once the broker says so, as in oslo.messaging.
+                options = {"confirm_publish": True}
+                with kombu.Connection(self._url, connect_timeout=5, transport_options=options) as connection:
                     producer = connection.Producer(serializer="json", auto_declare=False)
                     declared: set[str] = set()
                     while True:

@@ -184,7 +184,7 @@ class Servers:
         user_data = decode_user_data(server["OS-EXT-SRV-ATTR:user_data"])
         try:
             await self.hypervisor.boot(server, [self._with_mtu(port) for port in self.ports_of(server)], user_data)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             LOG.warning("server %s does not boot: %s", server["name"], error)
             self._fail(context, server, str(error))
             return
