@@ -8,14 +8,15 @@ import random
 from typing import Any
 
 from .neutron_base import Collection, forbidden
-from .neutron_floatingips import (
-    FloatingIps,
+from .neutron_extras import (
+    Flavors,
     MeteringLabelRules,
     MeteringLabels,
-    floatingips_table,
+    flavors_table,
     label_rules_table,
     labels_table,
 )
+from .neutron_floatingips import FloatingIps, floatingips_table
 from .neutron_groups import SecurityGroupRules, SecurityGroups, groups_table, rules_table
 from .neutron_networks import Networks, Subnets, networks_table, subnets_table
 from .neutron_ports import Ports, ports_table
@@ -55,12 +56,13 @@ class NetworkService:
         self.rules = SecurityGroupRules(*common, rules_table())
         self.labels = MeteringLabels(*common, labels_table())
         self.label_rules = MeteringLabelRules(*common, label_rules_table())
+        self.flavors = Flavors(*common, flavors_table())
         self._wire()
         self.collections: dict[str, Collection] = {
             one.plural: one
             for one in (
                 self.networks, self.subnets, self.ports, self.routers, self.floatingips, self.groups, self.rules,
-                self.labels, self.label_rules,
+                self.labels, self.label_rules, self.flavors,
             )
         }  # fmt: skip
         for collection in self.collections.values():
@@ -99,7 +101,7 @@ class NetworkService:
         routes.add("PUT", "/v2.0/quotas/{project}", self._set_quota)
         routes.add("DELETE", "/v2.0/quotas/{project}", self._reset_quota)
         routes.add("GET", "/v2.0/agents", self._list_agents)
-        for empty in ("availability_zones", "flavors", "rbac-policies", "subnetpools", "address-groups", "segments"):
+        for empty in ("availability_zones", "rbac-policies", "subnetpools", "address-groups", "segments"):
             routes.add("GET", f"/v2.0/{empty}", lambda _, key=empty: Reply({key.replace("-", "_"): []}))  # type: ignore[misc]
         providers = [{"service_type": "L3_ROUTER_NAT", "name": "single_node", "default": False}]
         routes.add("GET", "/v2.0/service-providers", lambda _: Reply({"service_providers": providers}))

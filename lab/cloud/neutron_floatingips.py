@@ -4,7 +4,6 @@ Each has a port without project on the external network, which comes and goes si
 deleted is disassociated silently too.
 """
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from .neutron_base import Collection
@@ -124,54 +123,3 @@ class FloatingIps(Collection):
 def floatingips_table() -> Table:
     """The table of floating IPs."""
     return Table("project_id", "port_id", "router_id", "floating_ip_address", "floating_network_id")
-
-
-class MeteringLabels(Collection):
-    """`/v2.0/metering/metering-labels`."""
-
-    name, plural, kind, path = "metering_label", "metering_labels", "MeteringLabel", "metering/metering-labels"
-    defaults: ClassVar[dict[str, Any]] = {"name": "", "description": "", "shared": False}
-    admin_writes = frozenset({"shared"})
-    rules: "MeteringLabelRules"
-
-    def shared(self, _context: Context, row: Row) -> bool:
-        """A shared label counts everybody's traffic."""
-        return bool(row["shared"])
-
-    def scope(self, _context: Context) -> Iterable[Row]:
-        """Labels are few."""
-        return self.table
-
-    def unmake(self, context: Context, row: Row) -> None:
-        """Remove a label with its rules."""
-        for rule in self.rules.table.find("metering_label_id", row["id"]):
-            self.rules.table.remove(rule["id"])
-        super().unmake(context, row)
-
-
-class MeteringLabelRules(Collection):
-    """`/v2.0/metering/metering-label-rules`."""
-
-    name, plural, kind = "metering_label_rule", "metering_label_rules", "MeteringLabelRule"
-    path = "metering/metering-label-rules"
-    defaults: ClassVar[dict[str, Any]] = {
-        "direction": "ingress", "excluded": False, "remote_ip_prefix": None, "source_ip_prefix": None,
-        "destination_ip_prefix": None,
-    }  # fmt: skip
-    required = ("metering_label_id",)
-    labels: MeteringLabels
-
-    def make(self, context: Context, body: Row) -> Row:
-        """A new rule of a label."""
-        self.labels.writable(context, body["metering_label_id"])
-        return super().make(context, body)
-
-
-def labels_table() -> Table:
-    """The table of metering labels."""
-    return Table("project_id")
-
-
-def label_rules_table() -> Table:
-    """The table of metering label rules."""
-    return Table("project_id", "metering_label_id")

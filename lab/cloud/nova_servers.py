@@ -8,7 +8,7 @@ done as the service user of Nova's section `[neutron]`, which the notifications 
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .hypervisor import Hypervisor, decode_user_data
@@ -91,7 +91,7 @@ class Servers:
         }  # fmt: skip
         self.table.add(server)
         self._announce.update(context, server, "building", "scheduling", "scheduling")
-        self._work(server, self._build(context, server, ports, networks))
+        self._work(server, self._build, context, server, ports, networks)
         return server
 
     def delete(self, context: Context, server: Row) -> None:
@@ -101,14 +101,14 @@ class Servers:
         before = server["OS-EXT-STS:vm_state"]
         self._change(server, {"OS-EXT-STS:task_state": "deleting"})
         self._announce.update(context, server, before, "deleting", "deleting")
-        self._work(server, self._destroy(context, server))
+        self._work(server, self._destroy, context, server)
 
     def reboot(self, context: Context, server: Row) -> None:
         """Begin to reboot an ACTIVE server; CloudError 409 otherwise."""
         self._require_active(server, "reboot")
         self._change(server, {"status": "REBOOT", "OS-EXT-STS:task_state": "rebooting"})
         self._announce.event(context, server, "reboot.start")
-        self._work(server, self._restart(context, server))
+        self._work(server, self._restart, context, server)
 
     def power(self, context: Context, server: Row, *, on: bool) -> None:
         """Stop or start a server."""
@@ -122,7 +122,7 @@ class Servers:
         verb = "power_on" if on else "power_off"
         self._announce.event(context, server, f"{verb}.start")
         self._announce.event(context, server, f"{verb}.end")
-        self._work(server, self.hypervisor.reboot(server) if on else self.hypervisor.destroy(server))
+        self._work(server, self.hypervisor.reboot if on else self.hypervisor.destroy, server)
 
     def attach(self, context: Context, server: Row, wanted: Row) -> Row:
         """Plug a port, or a new one on a network, into a server; the port, bound."""
@@ -134,14 +134,14 @@ class Servers:
             port = self._make_port(context, server, wanted["net_id"], wanted.get("fixed_ips"))
         self._bind(server, port)
         self._refresh(server)
-        self._work(server, self.hypervisor.attach(server, self._with_mtu(port)))
+        self._work(server, self.hypervisor.attach, server, self._with_mtu(port))
         return port
 
     def detach(self, context: Context, server: Row, port_id: str) -> None:
         """Begin to pull a port out; Nova answers before it looks whether the server has it."""
         port = self._ports.table.get(port_id)
         if port is not None and port["device_id"] == server["id"]:
-            self._work(server, self._unplug(context, server, port))
+            self._work(server, self._unplug, context, server, port)
 
     def set_metadata(self, context: Context, server: Row, metadata: dict[str, str]) -> None:
         """Exchange a server's metadata."""
@@ -226,9 +226,10 @@ class Servers:
         self._release(context, port)
         self._refresh(server)
 
-    def _work(self, server: Row, work: Coroutine[Any, Any, None]) -> None:
+    def _work(self, server: Row, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
         before = self._tasks.get(server["id"])
-        task = asyncio.get_running_loop().create_task(_after(before, work), name=f"nova {server['id']}")
+        name = f"nova {server['id']}"
+        task = asyncio.get_running_loop().create_task(_after(before, work, *arguments), name=name)
         self._tasks[server["id"]] = task
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -370,7 +371,9 @@ def _conflict(action: str, server: Row) -> CloudError:
     )  # fmt: skip
 
 
-async def _after(before: asyncio.Task[None] | None, work: Coroutine[Any, Any, None]) -> None:
+async def _after(
+    before: asyncio.Task[None] | None, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any
+) -> None:
     if before is not None:
         await asyncio.wait({before})
-    await work
+    await work(*arguments)

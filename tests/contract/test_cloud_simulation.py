@@ -146,6 +146,26 @@ def test_without_filter_validation_a_list_knows_what_changed_since():
     assert old["updated_at"] < new["updated_at"]
 
 
+def test_a_router_names_its_flavor(simulation, astara, connect):
+    simulation.tenant("blue")
+    flavor = astara.network.create_flavor(name="astara", service_type="L3_ROUTER_NAT")
+    blue = connect(simulation, "blue", "blue")
+    assert blue.network.find_flavor("astara").id == flavor.id
+    assert blue.network.create_router(flavor_id=flavor.id).flavor_id == flavor.id
+    blue.close()
+
+
+def test_a_deployment_of_metering_labels_is_listed(simulation, astara):
+    label = astara.network.create_metering_label(name="external")
+    rule = astara.network.create_metering_label_rule(
+        metering_label_id=label.id, direction="egress", remote_ip_prefix="0.0.0.0/0"
+    )
+    assert [one.id for one in astara.network.metering_labels()] == [label.id]
+    assert [one.id for one in astara.network.metering_label_rules(metering_label_id=label.id)] == [rule.id]
+    astara.network.delete_metering_label(label.id, ignore_missing=False)
+    assert list(astara.network.metering_label_rules()) == []
+
+
 def test_the_metadata_api_believes_a_signature_only(simulation, astara, until):
     image, flavor = astara.image.find_image("tiny"), astara.compute.find_flavor("tiny")
     server = astara.compute.create_server(name="vm", image_id=image.id, flavor_id=flavor.id, networks="none")
