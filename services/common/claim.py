@@ -1,76 +1,98 @@
-"""Which routers Astara manages: the claim rule. Everything else in the cloud is not touched.
+"""Which routers Astara manages: the claim rule, the same for health and the workers.
 
-There is no default: taking over a router that somebody else serves is an outage, so the operator says which are ours.
+There is no default: a deployment that says nothing is refused, so that nobody takes over a cloud's routers by accident.
 """
 
 import asyncio
-from collections.abc import Mapping
+import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from keystoneauth1.exceptions import ClientException
-from openstack.connection import Connection
-from openstack.exceptions import SDKException
-
+from services.common import logging
 from services.common.settings import SettingsError, option
 
-_DRIVER_WORD = "astara"
+ALL = "all"
+FLAVOR = "flavor"
+PROVIDER = "provider"
 
+# In the `driver` of a service profile of ours (neutron/services/l3_router/service_providers, class path).
+_DRIVER = "astara"
+_REFRESH_SECONDS = 30.0
 
-class ClaimError(Exception):
-    """Neutron did not tell which flavors are ours."""
+_log = logging.get(__name__)
 
 
 @dataclass(frozen=True)
 class ClaimSettings:
-    """The claim rule, section [claim]."""
+    """Which routers are ours."""
 
     group: ClassVar[str] = "claim"
 
     claim: str = option(
-        help="Routers that Astara manages: all of the cloud, those of one flavor (flavor_id), or those of our provider",
-        choices=("all", "flavor", "provider"),
+        help="The routers that Astara manages: all of them, those of the flavor flavor_id, or those whose flavor has "
+        "our driver in a service profile",
+        choices=(ALL, FLAVOR, PROVIDER),
     )
-    flavor_id: str = option("", help="With claim = flavor: the router flavor's id")
+    flavor_id: str = option("", help="Router flavor (id) that Astara manages; for claim = flavor")
 
 
 class Claim:
-    """Answers whether a router is ours. With `provider` it must be refreshed, first before it is asked."""
+    """The rule as a function of a router as Neutron shows it (`flavor_id`)."""
 
-    def __init__(self, settings: ClaimSettings, connection: Connection) -> None:
-        if settings.claim == "flavor" and not settings.flavor_id:
-            raise SettingsError("[claim] claim = flavor wants flavor_id, the id of the router flavor")
+    def __init__(self, settings: ClaimSettings, connection: Any) -> None:
+        """SettingsError when the rule lacks its flavor. `connection` is asked only where flavors must be looked up."""
+        if settings.claim == FLAVOR and not settings.flavor_id:
+            msg = "[claim] claim = flavor wants flavor_id"
+            raise SettingsError(msg)
         self._rule = settings.claim
         self._connection = connection
-        self._flavors = frozenset({settings.flavor_id}) if settings.claim == "flavor" else frozenset[str]()
+        self._flavors: frozenset[str] = frozenset({settings.flavor_id} if settings.claim == FLAVOR else ())
+        self._asked_at = 0.0
+        self._asking: asyncio.Task[None] | None = None
 
-    def covers(self, router: Mapping[str, Any]) -> bool:
-        """Whether Astara manages a router, given as Neutron's JSON object with `flavor_id`."""
-        return self._rule == "all" or str(router.get("flavor_id") or "") in self._flavors
+    def __call__(self, router: dict[str, Any]) -> bool:
+        """Whether a router is ours. A flavor that appeared lately is looked up at the side, and counts next time."""
+        if self._rule == ALL:
+            return True
+        flavor = router.get("flavor_id") or ""
+        if flavor in self._flavors:
+            return True
+        if self._rule == PROVIDER and flavor and time.monotonic() - self._asked_at > _REFRESH_SECONDS:
+            self._asked_at = time.monotonic()
+            self._asking = asyncio.get_running_loop().create_task(self._refresh_quietly())
+        return False
 
     async def refresh(self) -> None:
-        """With `provider`: learn which flavors are ours. ClaimError when Neutron does not answer; the old set stays."""
-        if self._rule == "provider":
-            self._flavors = await asyncio.to_thread(self._provider_flavors)
+        """Look up our flavors; the SDK's errors when Neutron does not tell them."""
+        if self._rule == PROVIDER:
+            self._asked_at = time.monotonic()
+            self._flavors = await asyncio.to_thread(self._our_flavors)
 
-    def _provider_flavors(self) -> frozenset[str]:
+    async def _refresh_quietly(self) -> None:
         try:
-            network = self._connection.network
-            profiles = _listing(network, "/service_profiles", "service_profiles")
-            ours = {profile["id"] for profile in profiles if _DRIVER_WORD in str(profile.get("driver") or "").lower()}
-            flavors = _listing(network, "/flavors", "flavors")
-        except (ClientException, SDKException) as error:
-            raise ClaimError(f"neutron: the flavors of our provider cannot be listed: {error}") from error
+            await self.refresh()
+        except Exception as error:
+            # The rule stays as it was; the next router with an unknown flavor asks again.
+            _log.warning("cannot look up router flavors", error=str(error))
+
+    def _our_flavors(self) -> frozenset[str]:
+        network = self._connection.network
+        profiles = _read(network, "service_profiles")
+        ours = {one["id"] for one in profiles if _DRIVER in (one.get("driver") or "")}
         return frozenset(
-            str(flavor["id"])
-            for flavor in flavors
-            if flavor.get("service_type") == "L3_ROUTER_NAT" and ours & set(flavor.get("service_profiles") or ())
+            one["id"] for one in _read(network, "flavors") if ours & set(one.get("service_profiles") or ())
         )
 
 
-def _listing(proxy: Any, path: str, key: str) -> list[dict[str, Any]]:
-    response = proxy.get(path)
-    if response.status_code >= 400:
-        raise ClaimError(f"neutron: GET {path}: {response.status_code}")
-    entries: list[dict[str, Any]] = response.json()[key]
-    return entries
+async def load(settings: ClaimSettings, connection: Any) -> Claim:
+    """The rule, ready to use. SettingsError when it is incomplete, the SDK's errors when flavors cannot be listed."""
+    claim = Claim(settings, connection)
+    await claim.refresh()
+    return claim
+
+
+def _read(network: Any, plural: str) -> list[dict[str, Any]]:
+    response = network.get(f"/{plural}")
+    response.raise_for_status()
+    found: list[dict[str, Any]] = response.json()[plural]
+    return found
