@@ -77,7 +77,7 @@ class NetworkService:
         self.routers.networks, self.routers.subnets = self.networks, self.subnets
         self.routers.ports, self.routers.floatingips = self.ports, self.floatingips
         self.floatingips.networks, self.floatingips.ports = self.networks, self.ports
-        self.floatingips.routers = self.routers
+        self.floatingips.routers, self.routers.flavors = self.routers, self.flavors
         self.groups.rules, self.groups.ports = self.rules, self.ports
         self.rules.groups = self.groups
         self.labels.rules, self.label_rules.labels = self.label_rules, self.labels

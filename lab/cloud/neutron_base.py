@@ -35,6 +35,8 @@ class Collection:
     """Attributes that a member may neither see nor set."""
     admin_writes: ClassVar[frozenset[str]] = frozenset()
     """Attributes that a member may see but not set."""
+    not_filters: ClassVar[frozenset[str]] = frozenset()
+    """Attributes by which the real service refuses to filter."""
     extra_filters: ClassVar[frozenset[str]] = frozenset()
     first_revision: ClassVar[int] = 0
     notifies: ClassVar[bool] = True
@@ -45,7 +47,7 @@ class Collection:
         self.table = table
         self.quota: Callable[[str, str], None] = lambda _name, _project: None
         self._known = frozenset(self.defaults) | set(self.required) | STANDARD | self.extra_filters
-        self._known |= {"id", "project_id", "status"}
+        self._known = (self._known | {"id", "project_id", "status"}) - self.not_filters
 
     def routes(self, routes: Routes) -> None:
         """Put the collection's five calls into a table of routes."""

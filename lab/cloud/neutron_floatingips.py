@@ -27,6 +27,7 @@ class FloatingIps(Collection):
     required = ("floating_network_id",)
     fixed = frozenset({"floating_network_id", "floating_ip_address", "subnet_id"})
     extra_filters = frozenset({"router_id"})
+    not_filters = frozenset({"subnet_id"})
     networks: Networks
     ports: Ports
     routers: Routers

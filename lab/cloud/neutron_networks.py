@@ -81,7 +81,8 @@ class Networks(Collection):
     }  # fmt: skip
     admin_only = frozenset({"provider:network_type", "provider:physical_network", "provider:segmentation_id"})
     admin_writes = frozenset({"shared", "router:external", "is_default"})
-    extra_filters = frozenset({"subnets", "ipv4_address_scope", "ipv6_address_scope"})
+    extra_filters = frozenset({"ipv4_address_scope", "ipv6_address_scope"})
+    not_filters = frozenset({"port_security_enabled", "availability_zone_hints"})
     _segment = 1000
     subnets: "Subnets"
     ports: Any
@@ -158,7 +159,8 @@ class Subnets(Collection):
     }  # fmt: skip
     required = ("network_id", "ip_version")
     fixed = frozenset({"network_id", "cidr", "ip_version", "ipv6_ra_mode", "ipv6_address_mode", "subnetpool_id"})
-    extra_filters = frozenset({"router:external", "shared", "segment_id"})
+    extra_filters = frozenset({"router:external", "shared"})
+    not_filters = frozenset({"dns_nameservers", "host_routes", "allocation_pools", "service_types", "prefixlen"})
     networks: Networks
     ports: Any
 

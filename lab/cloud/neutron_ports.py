@@ -39,7 +39,9 @@ class Ports(Collection):
     required = ("network_id",)
     fixed = frozenset({"network_id"})
     admin_only = frozenset({"binding:host_id", "binding:profile", "binding:vif_type", "binding:vif_details"})
-    extra_filters = frozenset({"ip_allocation", "binding:vif_type"})
+    not_filters = frozenset(
+        {"port_security_enabled", "allowed_address_pairs", "extra_dhcp_opts", "binding:profile", "dns_name"}
+    )
     networks: Networks
     subnets: Subnets
     groups: SecurityGroups

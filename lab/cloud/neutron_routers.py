@@ -26,10 +26,12 @@ class Routers(Collection):
     }  # fmt: skip
     admin_only = frozenset({"distributed", "ha"})
     fixed = frozenset({"flavor_id", "availability_zone_hints"})
+    not_filters = frozenset({"status", "flavor_id", "external_gateway_info", "routes", "ha", "distributed"})
     networks: Networks
     subnets: Subnets
     ports: Ports
     floatingips: Any
+    flavors: Collection
 
     def routes(self, routes: Routes) -> None:
         """The five calls and the verbs on one router."""
@@ -44,6 +46,8 @@ class Routers(Collection):
 
     def make(self, context: Context, body: Row) -> Row:
         """A new router, with its gateway if it is to have one."""
+        if body["flavor_id"] is not None:
+            self.flavors.get(body["flavor_id"])
         gateway = body["external_gateway_info"]
         body["external_gateway_info"] = None
         row = self.keep(context, body, status="ACTIVE", availability_zones=[])
@@ -154,6 +158,10 @@ class Routers(Collection):
     def _serve(self, context: Context, router: Row, subnet_id: str) -> tuple[Row, list[str]]:
         """An interface with the gateway address of a subnet."""
         subnet = self.subnets.find(context, subnet_id)
+        if not context.is_admin and subnet["project_id"] != context.project_id:
+            raise bad_request(
+                f"Cannot add interface to router because subnet {subnet_id} is not owned by project making the request."
+            )
         if not subnet["gateway_ip"]:
             raise bad_request("Subnet for router interface must have a gateway IP.")
         self._check_overlap(router, subnet)

@@ -193,6 +193,27 @@ def test_neutron_refuses_to_list_what_changed_since_a_time(service):
         assert (answer.status_code, "changed_since" in answer.text) == (400, True)
 
 
+def test_some_attributes_are_no_filters(service):
+    refused = {
+        "ports": ("port_security_enabled", "allowed_address_pairs", "binding:profile", "binding:vif_type"),
+        "subnets": ("dns_nameservers", "host_routes", "allocation_pools"),
+        "networks": ("subnets", "port_security_enabled"),
+        "floatingips": ("subnet_id", "port_details"),
+    }
+    for plural, attributes in refused.items():
+        for attribute in attributes:
+            assert service.network.get(f"/{plural}", params={attribute: "x"}).status_code == 400
+    allowed = {
+        "ports": ("device_owner", "binding:host_id", "status", "security_groups", "revision_number", "tags"),
+        "subnets": ("gateway_ip", "enable_dhcp", "ip_version", "network_id", "router:external", "shared"),
+        "networks": ("mtu", "provider:network_type", "status", "shared", "description"),
+        "floatingips": ("status", "port_id", "router_id", "fixed_ip_address", "floating_network_id"),
+    }
+    for plural, attributes in allowed.items():
+        for attribute in attributes:
+            assert service.network.get(f"/{plural}", params={attribute: "1", "limit": "1"}).status_code == 200
+
+
 def test_neutron_does_not_sort_by_time_or_revision(service):
     for key in ("updated_at", "created_at", "revision_number"):
         assert service.network.get("/routers", params={"sort_key": key}).status_code == 400

@@ -242,3 +242,25 @@ def test_a_member_sees_only_its_own_routers(tenant, neighbour, service, made):
     assert own == {router.id}
     with pytest.raises(NotFoundException):
         neighbour.network.get_router(router)
+
+
+def test_routers_are_not_found_by_flavor_or_status(service):
+    for attribute in ("flavor_id", "status"):
+        assert service.network.get("/routers", params={attribute: "x"}).status_code == 400
+
+
+def test_a_flavor_that_does_not_exist_is_refused(tenant):
+    body = {"router": {"flavor_id": "11111111-1111-4111-8111-111111111111"}}
+    answer = tenant.network.post("/routers", json=body)
+    assert (answer.status_code, answer.json()["NeutronError"]["type"]) == (404, "FlavorNotFound")
+
+
+def test_a_shared_network_is_attached_by_port_only(service, tenant, made):
+    network = made.network(service, is_shared=True)
+    router = made.router(tenant)
+    subnet = subnet_of(tenant, network)
+    answer = tenant.network.put(f"/routers/{router.id}/add_router_interface", json={"subnet_id": subnet.id})
+    assert (answer.status_code, answer.json()["NeutronError"]["type"]) == (400, "BadRequest")
+    port = made.port(tenant, network)
+    tenant.network.add_interface_to_router(router, port=port.id)
+    assert tenant.network.get_port(port.id).device_owner == "network:router_interface"
