@@ -42,7 +42,6 @@ SETTINGS = (
 _PREFLIGHT_PAUSE = 10.0
 _DRAIN_SECONDS = 20.0
 _PEERS = 50
-_CLAIM_SECONDS = 120.0
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
@@ -80,13 +79,13 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
             others = (r.resource_id for r in dispatcher if r.resource_id != resource_id and r.instance is not None)
             return islice(others, _PEERS)
 
-        claims = claim.Claim(settings[claim.ClaimSettings], connection)
+        claims = await claim.load(settings[claim.ClaimSettings], connection)
         environment = RouterEnvironment(
             deployment=common.deployment,
             router=settings[RouterSettings],
             appliance=settings[ApplianceSettings],
             management=await facts_task,
-            claims=claims.covers,
+            claims=claims,
             epoch=epoch,
             peers=peers,
             new_id=_new_id,
@@ -119,8 +118,6 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
 
         identity = Identity(name, _new_id(), process.version(), server.address, own.capacity)
         link = Link(channel, identity, ownership, dispatcher, flags, reporter, clock, own.status_interval, connected)
-        await _refresh(claims)
-        refreshing = asyncio.create_task(_keep_refreshing(claims))
         link_task = asyncio.create_task(link.run())
         stop_task = asyncio.ensure_future(stop.wait())
         await asyncio.wait([link_task, stop_task], return_when=asyncio.FIRST_COMPLETED)
@@ -128,7 +125,6 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
             link_task.result()
         _log.info("draining", shards=len(ownership.shards))
         await link.drain(_DRAIN_SECONDS)
-        refreshing.cancel()
         link_task.cancel()
         await asyncio.gather(link_task, return_exceptions=True)
         await dispatcher.finish(1.0)
@@ -137,19 +133,6 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         await channel.close()
         cloud.close()
         await server.stop()
-
-
-async def _keep_refreshing(claims: claim.Claim) -> None:
-    while True:
-        await asyncio.sleep(_CLAIM_SECONDS)
-        await _refresh(claims)
-
-
-async def _refresh(claims: claim.Claim) -> None:
-    try:
-        await claims.refresh()
-    except claim.ClaimError as error:
-        _log.warning("claim rule not refreshed", reason=str(error))
 
 
 def _new_id() -> str:
