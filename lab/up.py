@@ -41,8 +41,13 @@ def up(layout: Layout, console: Console, *, broker: str) -> None:
     _wait_until_ready(layout, console)
     console.print(f"Services answer after {time.monotonic() - began:.1f} s; two tenants make a router each.")
     routers = demo.make(layout)
-    if not watch.until_configured(console, plan.api_url, routers, CONFIGURED_SECONDS):
-        raise LabError(f"the routers are not configured after {CONFIGURED_SECONDS:g} s: see {layout.logs}/worker-*.log")
+    deadline = time.monotonic() + CONFIGURED_SECONDS
+
+    def go_on() -> bool:
+        return processes.recorded(layout.supervisor) is not None and time.monotonic() < deadline
+
+    if not watch.until_configured(console, plan.api_url, routers, go_on=go_on):
+        raise LabError(f"the routers do not get configured; {layout.logs}/worker-*.log say why\n{_tail(layout)}")
     console.print(f"Both routers are configured, {time.monotonic() - began:.1f} s after the start.\n")
     what_next(console, layout, plan, routers)
 
@@ -80,6 +85,7 @@ def _announce(console: Console, plan: Plan) -> None:
         f"a simulated cloud on {plan.ports.cloud} to {plan.ports.cloud + 5}, "
         f"six services with two workers; operator API on {plan.ports.api}.",
         highlight=False,
+        soft_wrap=True,
     )
     if plan.offset:
         console.print(f"(All ports are {plan.offset} above the documented ones, of which some are taken.)")

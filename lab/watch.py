@@ -47,16 +47,19 @@ def rows(routers: Iterable[DemoRouter], known: dict[str, dict[str, Any]]) -> lis
     return found
 
 
-def until_configured(console: Console, api_url: str, routers: Sequence[DemoRouter], seconds: float) -> bool:
-    """Show the routers until all are configured; False when they are not after `seconds`."""
+def until_configured(
+    console: Console, api_url: str, routers: Sequence[DemoRouter], *, go_on: Callable[[], bool]
+) -> bool:
+    """Show the routers until all are configured (True), or `go_on` says no (False)."""
     if not console.is_terminal:
-        return _follow(lambda shown: _print_changes(console, shown), api_url, routers, seconds)
+        return _follow(_Lines(console).show, api_url, routers, go_on)
     with Live(_table([]), console=console, refresh_per_second=8) as live:
-        return _follow(lambda shown: live.update(_table(shown)), api_url, routers, seconds)
+        return _follow(lambda shown: live.update(_table(shown)), api_url, routers, go_on)
 
 
-def _follow(show: Callable[[list[Row]], None], api_url: str, routers: Sequence[DemoRouter], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
+def _follow(
+    show: Callable[[list[Row]], None], api_url: str, routers: Sequence[DemoRouter], go_on: Callable[[], bool]
+) -> bool:
     before: list[Row] | None = None
     while True:
         now = rows(routers, resources(api_url))
@@ -65,19 +68,24 @@ def _follow(show: Callable[[list[Row]], None], api_url: str, routers: Sequence[D
             before = now
         if all(row[2] == "configured" for row in now):
             return True
-        if time.monotonic() > deadline:
+        if not go_on():
             return False
         time.sleep(LOOK_SECONDS)
 
 
-_printed: dict[str, Row] = {}
+class _Lines:
+    """A line for each router whenever something about it changed."""
 
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._printed: dict[str, Row] = {}
 
-def _print_changes(console: Console, shown: list[Row]) -> None:
-    for row in shown:
-        if _printed.get(row[1]) != row:
-            _printed[row[1]] = row
-            console.print("  ".join(part for part in row if part), soft_wrap=True, highlight=False)
+    def show(self, shown: list[Row]) -> None:
+        """Print what is new."""
+        for row in shown:
+            if self._printed.get(row[1]) != row:
+                self._printed[row[1]] = row
+                self._console.print("  ".join(part for part in row if part), soft_wrap=True, highlight=False)
 
 
 def _table(shown: Iterable[Row]) -> Table:
