@@ -66,7 +66,7 @@ class Workbench:
     ) -> None:
         self.host = ApplianceHost()
         self.hypervisor = AppliancesInProcess(self.host)
-        self.cloud = SimulatedCloud(options or CloudOptions(), self.hypervisor)
+        self.cloud = SimulatedCloud(options or CloudOptions(management_cidr="127.65.0.0/16"), self.hypervisor)
         self.clock = clock or SystemClock()
         self.claims: Callable[[dict[str, Any]], bool] = lambda _router: True
         self.epoch = (1, 1)

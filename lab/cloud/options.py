@@ -36,6 +36,8 @@ class CloudOptions:
     """Neutron has the extensions `segments` and `ip_allocation`: Nova plugs ports that have no address."""
     filter_validation: bool = True
     """As Neutron's option of that name: filters that are no attributes answer 400, `changed_since` among them."""
+    management_cidr: str = "127.64.0.0/16"
+    """Loopback addresses of appliances; clouds that run at the same time on one machine need different ones."""
     hostname: str = "lab-host"
     """Nova's compute host, and the host in the publisher ids of notifications."""
     clock: Callable[[], float] = time.time

@@ -25,7 +25,6 @@ from .store import Row, Table
 from .web import NOBODY, Call, CloudError, Context, Reply, Route, Routes
 
 MANAGEMENT_NETWORK = "astara-mgmt"
-MANAGEMENT_CIDR = "127.64.0.0/16"
 EXTERNAL_NETWORK = "public"
 
 
@@ -105,7 +104,7 @@ class SimulatedCloud:
         """Make what every lab has: the management and the external network, images and flavors, all silently."""
         admin, service = self.identity.context_of("admin", "admin"), self.identity.context_of("astara", "service")
         management = self._network(service, name=MANAGEMENT_NETWORK)
-        self._subnet(service, management, MANAGEMENT_CIDR, gateway_ip=None, name=MANAGEMENT_NETWORK)
+        self._subnet(service, management, self.options.management_cidr, gateway_ip=None, name=MANAGEMENT_NETWORK)
         external = self._network(
             admin, name=EXTERNAL_NETWORK,
             **{

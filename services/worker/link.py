@@ -8,7 +8,7 @@ the lease decides whether the dispatcher may begin anything.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,8 +111,8 @@ class Link:
         # What an older stream did not send is derived anew: acks and releases mean nothing on another stream.
         self._outgoing = asyncio.Queue()
         hello_sent = self._clock.lease()
-        call = self._stub.Work(self._requests())
-        side_jobs = [asyncio.create_task(self._renew()), asyncio.create_task(self._report())]
+        call = self._stub.Work()
+        side_jobs = [asyncio.create_task(job) for job in (self._write(call), self._renew(), self._report())]
         try:
             async for response in call:
                 self._handle(response, hello_sent)
@@ -121,7 +121,7 @@ class Link:
                 job.cancel()
             call.cancel()
 
-    async def _requests(self) -> AsyncIterator[work.WorkRequest]:
+    async def _write(self, call: Any) -> None:
         who = self._identity
         hello = work.Hello(
             worker=who.worker,
@@ -131,12 +131,14 @@ class Link:
             capacity=who.capacity,
             held=self._ownership.held(),
         )
-        yield work.WorkRequest(hello=hello)
-        if self._draining:
-            yield work.WorkRequest(drain=work.Drain())
         queue = self._outgoing
-        while True:
-            yield await queue.get()
+        # A write fails only when the stream has ended, and then the reader says why.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await call.write(work.WorkRequest(hello=hello))
+            if self._draining:
+                await call.write(work.WorkRequest(drain=work.Drain()))
+            while True:
+                await call.write(await queue.get())
 
     def _handle(self, response: work.WorkResponse, hello_sent: float) -> None:
         match response.WhichOneof("message"):
