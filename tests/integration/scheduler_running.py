@@ -23,6 +23,10 @@ from astara.scheduler.v1 import (
     work_pb2,
     work_pb2_grpc,
 )
+from services.common.metrics import MetricsSettings
+from services.common.settings import CommonSettings, GrpcSettings, load
+from services.scheduler.__main__ import main
+from services.scheduler.settings import SchedulerSettings
 
 ROOT = Path(__file__).parents[2]
 LEASE = 0.6
@@ -34,17 +38,44 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def write_config(folder: Path, address: str, options: dict[str, object], host: str = "test") -> Path:
+    lines = {"listen": address, "database": f"sqlite:///{folder}/scheduler.db", "lease_seconds": LEASE}
+    lines |= {"leader_lease_seconds": 2.0, "inventory": "optional", **options}
+    config = folder / f"scheduler-{host}.conf"
+    text = f"[DEFAULT]\nhost = {host}\n[scheduler]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
+    config.write_text(text)
+    return config
+
+
+class SchedulerHere:
+    """The scheduler in the test's own loop: everything real but the process."""
+
+    def __init__(self, folder: Path, host: str = "test", **options: object) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        config = write_config(folder, self.address, options, host)
+        classes = (CommonSettings, SchedulerSettings, GrpcSettings, MetricsSettings)
+        self.settings = load("astara-scheduler", ["--config-file", str(config)], classes)
+        self.stop = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self.stop.clear()
+        self.task = asyncio.create_task(main(self.settings, self.stop))
+
+    async def end(self) -> None:
+        self.stop.set()
+        if self.task is not None:
+            await self.task
+            self.task = None
+
+
 class SchedulerProcess:
     """Start, kill and start again: the same address and database."""
 
     def __init__(self, folder: Path, **options: object) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self.folder = folder
-        lines = {"listen": self.address, "database": f"sqlite:///{folder}/scheduler.db", "lease_seconds": LEASE}
-        lines |= {"leader_lease_seconds": 2.0, "inventory": "optional", **options}
-        self.config = folder / "scheduler.conf"
-        text = "[DEFAULT]\nhost = test\n[scheduler]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
-        self.config.write_text(text)
+        self.config = write_config(folder, self.address, options)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from scheduler_running import Client, HandProducer, HandWorker, SchedulerProcess, event
+from scheduler_running import Client, HandProducer, HandWorker, SchedulerHere, SchedulerProcess, event
 
 from astara.event.v1 import event_pb2
 from astara.scheduler.v1 import ingest_pb2
@@ -19,7 +19,20 @@ from services.scheduler.hints import CREATE, DELETE, POLL, UPDATE
 
 
 @pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[Client]:
+    """A client of a scheduler in this process."""
+    scheduler = SchedulerHere(tmp_path)
+    await scheduler.start()
+    client = Client(scheduler.address)
+    await client.leading()
+    yield client
+    await client.channel.close()
+    await scheduler.end()
+
+
+@pytest.fixture
 async def scheduler(tmp_path: Path) -> AsyncIterator[SchedulerProcess]:
+    """A scheduler in a process of its own, to be killed."""
     process = SchedulerProcess(tmp_path)
     process.start()
     yield process
@@ -27,7 +40,8 @@ async def scheduler(tmp_path: Path) -> AsyncIterator[SchedulerProcess]:
 
 
 @pytest.fixture
-async def client(scheduler: SchedulerProcess) -> AsyncIterator[Client]:
+async def remote(scheduler: SchedulerProcess) -> AsyncIterator[Client]:
+    """A client of that process."""
     client = Client(scheduler.address)
     await client.leading()
     yield client
@@ -73,14 +87,14 @@ async def test_a_slow_worker_does_not_hold_producers_acks(tmp_path: Path) -> Non
         scheduler.close()
 
 
-async def test_events_for_shards_without_an_owner_are_kept_over_a_kill(scheduler: SchedulerProcess, client: Client) -> None:
-    producer = await HandProducer(client).connect()
+async def test_events_for_shards_without_an_owner_are_kept_over_a_kill(scheduler: SchedulerProcess, remote: Client) -> None:
+    producer = await HandProducer(remote).connect()
     numbers = producer.publish([event("CREATE", "new", "t1"), event("DELETE", "old", "t2"), event("POLL", "x", "t3")])
     await producer.answered(numbers)
     scheduler.end(signal.SIGKILL)
     scheduler.start()
-    await client.leading()
-    worker = await HandWorker(client).connect()
+    await remote.leading()
+    worker = await HandWorker(remote).connect()
     await worker.until(lambda: {"new", "old"} <= set(worker.hints))
     assert worker.hints["new"][0].actions & CREATE
     assert worker.hints["old"][0].actions & DELETE
@@ -90,16 +104,16 @@ async def test_events_for_shards_without_an_owner_are_kept_over_a_kill(scheduler
 
 
 async def test_no_acked_event_is_lost_when_the_scheduler_is_killed_at_random_moments(
-    scheduler: SchedulerProcess, client: Client
+    scheduler: SchedulerProcess, remote: Client
 ) -> None:
     """Producers send again what was not answered, as real ones do; workers come, go and ack late."""
     chance = random.Random(7)
     must_see: set[str] = set()
     seen: set[str] = set()
     for turn in range(5):
-        worker = await HandWorker(client, f"worker-{turn % 2}").connect()
+        worker = await HandWorker(remote, f"worker-{turn % 2}").connect()
         worker.acking = chance.random() < 0.5
-        producer = await HandProducer(client).connect()
+        producer = await HandProducer(remote).connect()
         names = [f"r{turn}-{n}" for n in range(400)]
         numbers = producer.publish(event("UPDATE", name, f"tenant-{n % 37}") for n, name in enumerate(names))
         await asyncio.sleep(chance.random() * 0.4)
@@ -113,8 +127,8 @@ async def test_no_acked_event_is_lost_when_the_scheduler_is_killed_at_random_mom
         seen |= set(worker.hints)
         await producer.close()
         scheduler.start()
-        await client.leading()
-    worker = await HandWorker(client, "last").connect()
+        await remote.leading()
+    worker = await HandWorker(remote, "last").connect()
     await worker.until(lambda: len(worker.held) == 1024)
     await worker.until(lambda: must_see <= seen | set(worker.hints) | set(worker.known))
     await worker.disconnect()
@@ -292,15 +306,15 @@ async def test_a_worker_that_does_not_renew_loses_its_stream_and_its_shards(clie
 
 
 async def test_a_restarted_scheduler_adopts_what_workers_hold_and_epochs_grow(
-    scheduler: SchedulerProcess, client: Client
+    scheduler: SchedulerProcess, remote: Client
 ) -> None:
-    worker = await HandWorker(client).connect()
+    worker = await HandWorker(remote).connect()
     await worker.until(lambda: len(worker.held) == 1024)
     before = dict(worker.held)
     scheduler.end(signal.SIGKILL)
     await worker.disconnect()
     scheduler.start()
-    await client.leading()
+    await remote.leading()
     await worker.connect()
     assert len(worker.held) == 1024
     assert all((worker.held[n].term, worker.held[n].counter) > (before[n].term, before[n].counter) for n in before)
