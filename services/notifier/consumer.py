@@ -67,12 +67,14 @@ class Consumer:
         *,
         name: str,
         random_: random.Random,
+        new_id: Callable[[], str],
     ) -> None:
         self._settings = settings
         self._normaliser = normaliser
         self._listener = listener
         self._name = name
         self._random = random_
+        self._new_id = new_id
         self._urls = broker_urls(settings.broker)
         self._topics = [split_topic(topic) for topic in settings.topics]
         self._tls = Tls(settings.broker_ca, settings.broker_cert, settings.broker_key)
@@ -189,7 +191,9 @@ class Consumer:
         self._take(message, self._normaliser.events)
 
     def _take_command(self, message: amqp.Message) -> None:
-        self._take(message, self._normaliser.command)
+        # A sender that gives no id gets one that lasts as long as this delivery.
+        message_id = message.properties.get("message_id") or self._new_id()
+        self._take(message, lambda body: self._normaliser.command(body, message_id))
 
     def _take(self, message: amqp.Message, understand: Callable[[bytes | str], list[pb.Event]]) -> None:
         tag = message.delivery_info["delivery_tag"]

@@ -60,12 +60,14 @@ class Normaliser:
                     event.occurred_at.seconds, event.occurred_at.nanos = occurred
         return events
 
-    def command(self, body: bytes | str) -> list[pb.Event]:
+    def command(self, body: bytes | str, message_id: str) -> list[pb.Event]:
         """The event of an operator's command, `{"command": verb, "router_id" | "tenant_id" | "id", …}`.
 
-        Raises MessageError.
+        `message_id` (or a `request_id` in the message) is the command's identity: the scheduler does it once, however
+        often it comes. Raises MessageError.
         """
         message = unwrap(body)
+        message_id = _text(message, "message_id") or message_id
         if isinstance(message.get("payload"), dict):
             message = message["payload"]
         verb = message.get("command")
@@ -84,7 +86,7 @@ class Normaliser:
             reason=_text(message, "reason"),
         )
         priority = pb.PRIORITY_USER if _VERBS[verb] else pb.PRIORITY_BULK
-        request_id = _text(message, "request_id")
+        request_id = _text(message, "request_id") or message_id
         source = "astara.command"
         return [
             pb.Event(

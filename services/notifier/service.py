@@ -6,6 +6,7 @@ scheduler are both connected, so that an outage of either makes nobody restart n
 
 import asyncio
 import random
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,7 @@ class Notifier:
             self,
             name=f"astara-notifier {host_name(common)}",
             random_=random.Random(),
+            new_id=lambda: str(uuid.uuid4()),
         )
 
     def arrived(self, deliveries: list[Delivery]) -> None:

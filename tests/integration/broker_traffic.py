@@ -56,6 +56,10 @@ class Sender:
         """One message out of a queue."""
         return self.channel.basic_get(queue, no_ack=True)
 
+    def reopen(self) -> None:
+        """Open a channel again that a refusal closed."""
+        self.channel = self._connection.channel()
+
     def close(self) -> None:
         self._connection.release()
 

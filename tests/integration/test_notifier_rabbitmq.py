@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from astara.event.v1 import event_pb2 as pb
 from broker_traffic import CuttingProxy, Sender, corpus, envelope, router_updated
+from patience import until
 from scripted_ingest import ScriptedIngest
 
 from lab.rabbitmq import RabbitNode
@@ -105,12 +106,6 @@ async def sender(rabbitmq: RabbitNode, names: Names) -> AsyncIterator[Sender]:
     one.declare(names.casts, "fanout", auto_delete=True)
     yield one
     one.close()
-
-
-async def until(reached: Callable[[], bool], seconds: float = 40.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not reached():
-            await asyncio.sleep(0.01)
 
 
 def distinct(ingest: ScriptedIngest) -> set[str]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from astara.event.v1 import event_pb2 as pb
+from patience import until
 from scripted_ingest import ScriptedIngest
 
 from services.common import rpc
@@ -45,12 +46,6 @@ async def publisher(ingest: ScriptedIngest, clock: ManualClock) -> AsyncIterator
         yield one
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not reached():
-            await asyncio.sleep(0.005)
 
 
 async def test_every_event_is_sent_in_order_in_batches_and_answered(

@@ -123,14 +123,16 @@ def test_the_reason_of_a_refusal_quotes_no_payload() -> None:
     ],
 )
 def test_a_command_is_read_from_each_spelling(message: dict[str, Any]) -> None:
-    (event,) = Normaliser("astara", lambda _: None).command(json.dumps(message))
+    (event,) = Normaliser("astara", lambda _: None).command(json.dumps(message), "m1")
     assert event.command == pb.Command(verb="tenant debug", target_id="t1", reason="why")
+    # Delivered twice, it is still one command.
+    assert event.request_id == "m1"
 
 
 @pytest.mark.parametrize("message", [{"command": "router rebuild"}, {"command": "ssh", "id": "r"}, {}, {"command": 5}])
 def test_a_command_without_verb_or_target_is_refused(message: dict[str, Any]) -> None:
     with pytest.raises(MessageError):
-        Normaliser("astara", lambda _: None).command(json.dumps(message))
+        Normaliser("astara", lambda _: None).command(json.dumps(message), "m1")
 
 
 class TestAcks:
