@@ -58,6 +58,11 @@ class Ports:
         """First of the simulated cloud's six."""
         return 35000 + self.offset
 
+    @property
+    def management_cidr(self) -> str:
+        """Addresses of this lab's appliances; 127.64.0.0/16 is left to tests."""
+        return f"127.{65 + self.offset // PORT_STEP}.0.0/16"
+
     def all(self) -> list[int]:
         """Every port of the lab on 127.0.0.1."""
         services = ("scheduler", "notifier", "health", "worker-1", "rpcapi", "metadata", "worker-2")

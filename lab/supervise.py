@@ -37,6 +37,7 @@ def children(layout: Layout, plan: Plan) -> dict[str, Child]:
     cloud = (
         *(*python, "lab.cloud", "--port-base", str(plan.ports.cloud), "--amqp-url", plan.amqp_url),
         *("--clouds", str(layout.clouds), "--metadata-secret", plan.metadata_secret, *tenants),
+        *("--management-cidr", plan.ports.management_cidr),
     )
     orchestrator = (
         *(*python, "services.common.orchestrator", "--config-file", str(layout.config), "--workers", str(WORKERS)),

@@ -28,6 +28,10 @@ def main() -> None:
     parser.add_argument("--tenant", action="append", default=[], help="make a project with a member of that name")
     parser.add_argument("--password", default="lab", help="password of all accounts (default %(default)s)")
     parser.add_argument("--metadata-secret", default="lab-metadata-secret", help="shared secret of the metadata API")
+    parser.add_argument(
+        "--management-cidr", default="127.64.0.0/16",
+        help="loopback addresses of appliances; two clouds on one machine need different ones (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--boot-delay", type=float, default=1.0, help="seconds from boot to ACTIVE (default 1)")
     parser.add_argument("--delete-delay", type=float, default=0.2, help="seconds that a delete takes (default 0.2)")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds added to every call (default 0)")
@@ -44,6 +48,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         host=arguments.host, port_base=arguments.port_base, password=arguments.password, amqp_url=arguments.amqp_url,
         metadata_secret=arguments.metadata_secret, boot_delay=arguments.boot_delay,
         delete_delay=arguments.delete_delay, latency=latency, segments=arguments.segments,
+        management_cidr=arguments.management_cidr,
     )  # fmt: skip
     hypervisor = None if arguments.no_appliances else AppliancesInProcess(ApplianceHost())
     cloud = SimulatedCloud(options, hypervisor or NoHypervisor())
