@@ -6,10 +6,9 @@ Waiting for the boot is not counted: questions that a booting appliance does not
 import asyncio
 from typing import Any
 
+from bench.measure import Figure
 from lab.workbench import Workbench
 from services.worker.states import Action
-
-from bench.measure import Figure
 
 
 async def _count() -> tuple[float, float, float, float]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import uvloop
 from astara_appliance.host import ApplianceHost
+
 from lab.cloud import AppliancesInProcess, CloudOptions, SimulatedCloud
 
 

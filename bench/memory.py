@@ -10,14 +10,14 @@ from pathlib import Path
 
 from astara.resource.v1 import resource_pb2 as pb
 from astara.scheduler.v1 import work_pb2 as work
+
+from bench.measure import Figure
 from services.common.clock import SystemClock
 from services.worker.dispatch import Dispatcher
 from services.worker.flags import DebugFlags
 from services.worker.machine import Outcome, RunResult
 from services.worker.resource import Instance, ManagedResource
 from services.worker.states import InstanceState
-
-from bench.measure import Figure
 
 ROUTERS = 20_000
 

@@ -11,7 +11,7 @@ import time
 from astara.event.v1 import event_pb2 as event
 
 from bench.measure import Figure
-from bench.stack import router_event, routers_of_tenants, running, until_configured
+from bench.stack import router_event, routers_of_tenants, running, set_latency, until_configured
 
 ROUTERS = 1_000
 
@@ -19,18 +19,12 @@ ROUTERS = 1_000
 async def _rate(count: int) -> float:
     async with running(2, boot_delay=2.0, latency={"neutron": 0.0, "nova": 0.0}, appliance_delay=0.01) as stack:
         made = await asyncio.to_thread(routers_of_tenants, stack.connect(), count)
-        await asyncio.to_thread(_realistic, stack.cloud_port)
+        await asyncio.to_thread(set_latency, stack.cloud_port, {"neutron": 0.020, "nova": 0.050})
         started = time.monotonic()
         for router_id, tenant_id in made:
             await stack.publisher.publish(router_event(event.EVENT_KIND_CREATE, router_id, tenant_id))
         await until_configured(stack, count, 300.0)
         return count / (time.monotonic() - started)
-
-
-def _realistic(cloud_port: int) -> None:
-    from bench.stack import _set_latency
-
-    _set_latency(cloud_port, {"neutron": 0.020, "nova": 0.050})
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import configparser
+import json
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from astara.resource.v1 import resource_pb2 as pb
 from astara.scheduler.v1 import query_pb2 as query
 from astara.scheduler.v1 import query_pb2_grpc
 from openstack.connection import Connection
+
 from services.common.clock import SystemClock
 from services.common.publisher import Publisher
 from services.common.rpc import open_channel
@@ -101,7 +103,7 @@ async def running(
             )  # fmt: skip
             await _until(lambda: asyncio.to_thread(_answers, f"http://127.0.0.1:{stack.cloud_port}/v3"))
             await asyncio.to_thread(_write_settings, stack)
-            await asyncio.to_thread(_set_latency, stack.cloud_port, latency)
+            await asyncio.to_thread(set_latency, stack.cloud_port, latency)
             await stack.start("services.scheduler", "--config-file", str(stack.folder / "astara.ini"), log="scheduler")
             for number in range(workers):
                 await stack.start(
@@ -122,7 +124,8 @@ async def running(
 
 def routers_of_tenants(connection: Connection, count: int) -> list[tuple[str, str]]:
     """Make `count` routers with gateway and one network each; (router, tenant) ids. Projects need not exist."""
-    external = connection.network.find_network("public").id
+    external = connection.network.create_network(name="wide", is_router_external=True).id
+    connection.network.create_subnet(network_id=external, cidr="172.16.0.0/16", ip_version=4, is_dhcp_enabled=False)
     made = []
     for number in range(count):
         tenant = f"{number:032x}"
@@ -181,9 +184,8 @@ def _write_settings(stack: Stack) -> None:
         ini.write(file)
 
 
-def _set_latency(cloud_port: int, latency: dict[str, float]) -> None:
-    import json
-
+def set_latency(cloud_port: int, latency: dict[str, float]) -> None:
+    """Set what every call of a service of the simulated cloud takes, in seconds."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{cloud_port + 5}/lab/latency", json.dumps(latency).encode(), method="PUT"
     )
