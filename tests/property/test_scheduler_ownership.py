@@ -4,8 +4,10 @@ Workers are modelled as they behave: each measures its lease from when it *sent*
 and a worker acts for a shard only while its own lease lasts. The leader never sees the model's truth.
 """
 
+import random
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
@@ -147,6 +149,20 @@ class Cluster(RuleBasedStateMachine):
         self.clock.advance(seconds)
         self.plan()
 
+    @rule(quarters=st.integers(1, 6))
+    def time_passes_with_renewals(self, quarters: int) -> None:
+        for _ in range(quarters):
+            self.clock.advance(LEASE / 4)
+            for worker in self.workers:
+                if worker.connected and self.ownership.renewed(worker.key):
+                    worker.lease_until = self.clock.lease() + LEASE
+            self.plan()
+
+    @rule()
+    def everybody_who_lives_connects(self) -> None:
+        for worker in self.workers:
+            self.hello(worker, lost=False)
+
     @rule()
     def leader_changes(self) -> None:
         for worker in self.workers:
@@ -164,6 +180,10 @@ class Cluster(RuleBasedStateMachine):
             by_key[key].to_release += revoked
         for key, granted in plan.grants.items():
             assert by_key[key].connected
+            taken = {shard for shard, _ in granted}
+            for other in self.workers:
+                if other.alive and other.key != key and self.clock.lease() < other.lease_until:
+                    assert not taken & set(other.held)
             for shard, epoch in granted:
                 self.grown(shard, epoch)
                 by_key[key].held[shard] = epoch
@@ -204,5 +224,37 @@ class Cluster(RuleBasedStateMachine):
 
 TestOwnership = Cluster.TestCase
 TestOwnership.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_long_random_lives_of_a_cluster_keep_every_invariant(seed: int) -> None:
+    """Plain random walks: they reach overlapping leases far more often than generated examples do."""
+    chance = random.Random(seed)
+    for _ in range(30):
+        cluster = Cluster()
+        for _ in range(40):
+            one_step(cluster, chance)
+            cluster.never_two_holders_within_their_leases()
+        cluster.teardown()
+
+
+def one_step(cluster: Cluster, chance: random.Random) -> None:
+    if not cluster.workers or chance.random() < 0.2:
+        name = chance.choice(NAMES)
+        cluster.workers.append(Worker(Key(name, f"{name}-{len(cluster.workers)}")))
+        return
+    worker = chance.choice(cluster.workers)
+    steps = [
+        lambda: cluster.hello(worker, lost=chance.random() < 0.5),
+        lambda: cluster.renew(worker, travel=chance.uniform(0, 2 * LEASE)),
+        lambda: cluster.stream_breaks(worker),
+        lambda: cluster.releases(worker),
+        lambda: cluster.drains(worker),
+        lambda: cluster.time_passes(chance.uniform(0, 1.5 * LEASE)),
+        lambda: cluster.time_passes_with_renewals(chance.randint(1, 6)),
+        cluster.everybody_who_lives_connects,
+        cluster.leader_changes,
+    ]
+    chance.choice(steps)()
