@@ -60,7 +60,7 @@ format: $(READY) ## let ruff and buf format everything
 	cd protos && ../$(BIN)/buf format --write
 
 docs: $(READY) ## build the documentation into site/
-	@$(BIN)/mkdocs build --strict --quiet && echo "site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "site/index.html"
 
 protos: $(READY) ## generate the Python of protos/ into gen/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -c 'import setup; setup.generate()'
