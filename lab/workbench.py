@@ -32,7 +32,8 @@ from services.worker.nova import Nova
 from services.worker.preflight import Preflight
 from services.worker.report import Reporter
 from services.worker.resource import ManagedResource
-from services.worker.router import RouterDriver, RouterEnvironment
+from services.worker.router import RouterDriver
+from services.worker.router_environment import RouterEnvironment
 from services.worker.safety import Budget
 from services.worker.settings import ApplianceSettings, RouterSettings, WorkerSettings
 from services.worker.states import Action, InstanceState
@@ -121,8 +122,8 @@ class Workbench:
         self.gone: list[str] = []
         self.dispatcher = Dispatcher(machine, self.flags, self.clock, settings.max_running, self._forgotten)
 
-    def _peers(self, resource_id: str) -> list[str]:
-        return [r.resource_id for r in self.dispatcher if r.resource_id != resource_id]
+    def _peers(self, resource: ManagedResource) -> list[ManagedResource]:
+        return [other for other in self.dispatcher if other is not resource and other.instance is not None]
 
     def _forgotten(self, resource: ManagedResource) -> None:
         self.gone.append(resource.resource_id)

@@ -3,8 +3,6 @@
 import asyncio
 import sys
 import uuid
-from collections.abc import Iterator
-from itertools import islice
 
 from services.common import claim, logging, metrics, openstack, process, rpc
 from services.common.clock import SystemClock
@@ -23,7 +21,8 @@ from .ownership import Ownership
 from .preflight import Preflight
 from .report import Reporter
 from .resource import ManagedResource
-from .router import RouterDriver, RouterEnvironment
+from .router import RouterDriver
+from .router_environment import RouterEnvironment
 from .safety import Budget
 from .settings import ApplianceSettings, RouterSettings, WorkerSettings
 
@@ -41,7 +40,6 @@ SETTINGS = (
 
 _PREFLIGHT_PAUSE = 10.0
 _DRAIN_SECONDS = 20.0
-_PEERS = 50
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
@@ -75,9 +73,8 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
                 raise LostOwnershipError("the shard is no longer this worker's")
             return held.term, held.counter
 
-        def peers(resource_id: str) -> Iterator[str]:
-            others = (r.resource_id for r in dispatcher if r.resource_id != resource_id and r.instance is not None)
-            return islice(others, _PEERS)
+        def peers(resource: ManagedResource) -> list[ManagedResource]:
+            return [other for other in dispatcher if other is not resource and other.instance is not None]
 
         claims = await claim.load(settings[claim.ClaimSettings], connection)
         environment = RouterEnvironment(

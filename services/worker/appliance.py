@@ -30,7 +30,7 @@ class ApplianceStatus:
     v4: bool
     v6: bool
     digest: str | None
-    epoch: str | None
+    epoch: tuple[int, int] | None
     interfaces: dict[str, str]
 
 
@@ -58,7 +58,7 @@ class ApplianceClient:
             bool(answer.get("v4")),
             bool(answer.get("v6")),
             answer.get("digest"),
-            answer.get("epoch"),
+            _epoch(answer.get("epoch")),
             dict(answer.get("interfaces") or {}),
         )
 
@@ -112,3 +112,9 @@ class ApplianceClient:
             detail = answer.get("detail") or answer.get("title")
             raise ApplianceError(f"{method} {path} at {endpoint.address}: {response.status}: {detail}")
         return answer
+
+
+def _epoch(text: object) -> tuple[int, int] | None:
+    """`<term>.<counter>` as two numbers; None before the first push, and for what is no epoch."""
+    term, _, counter = str(text).partition(".")
+    return (int(term), int(counter)) if term.isdecimal() and counter.isdecimal() else None

@@ -80,7 +80,7 @@ class SdkApi:
         call = f"{method} {path}"
         try:
             response = self._proxy().request(path, method, raise_exc=False, **arguments)
-        except (exceptions.ConnectFailure, exceptions.ConnectTimeout) as error:
+        except exceptions.ConnectionError as error:
             _CALLS.labels(self._name, method, "unanswered").inc()
             kind = CloudError if method == "GET" else UncertainError
             raise kind(self._name, call, 0, str(error)) from error
@@ -89,7 +89,7 @@ class SdkApi:
             raise CloudError(self._name, call, 0, str(error)) from error
         if response.status_code >= 400:
             _CALLS.labels(self._name, method, str(response.status_code)).inc()
-            raise _error(self._name, call, response.status_code, _detail(response))
+            raise _error(self._name, method, call, response.status_code, _detail(response))
         _CALLS.labels(self._name, method, "ok").inc()
         if not response.content:
             return {}
@@ -102,7 +102,10 @@ class SdkApi:
         return answer
 
 
-def _error(service: str, call: str, status: int, detail: str) -> CloudError:
+def _error(service: str, method: str, call: str, status: int, detail: str) -> CloudError:
+    if status >= 500 and method != "GET":
+        # A proxy that gave up waiting says 502 or 504; the service behind it may have done what was asked.
+        return UncertainError(service, call, status, detail)
     kinds: dict[int, Callable[[str, str, int, str], CloudError]] = {
         401: ForbiddenError,
         403: ForbiddenError,

@@ -22,7 +22,8 @@ from services.common import logging, marks
 from services.common.clock import Clock
 
 from .flags import DebugFlags
-from .machine import Outcome, RunResult
+from .inbox import BITS
+from .machine import ANSWERING, Outcome, RunResult
 from .resource import ManagedResource
 from .states import Action
 
@@ -42,6 +43,14 @@ class Runner(Protocol):
         ...
 
 
+class Timer(Protocol):
+    """What can be cancelled until it is due."""
+
+    def cancel(self) -> None:
+        """Never mind."""
+        ...
+
+
 class Dispatcher:
     """The resources of this worker and their turns."""
 
@@ -52,19 +61,23 @@ class Dispatcher:
         clock: Clock,
         max_running: int,
         forgotten: Callable[[ManagedResource], None],
+        call_later: Callable[[float, Callable[[], None]], Timer] | None = None,
     ) -> None:
+        """`forgotten` hears of resources that exist no more; `call_later` starts timers, the loop's when left out."""
         self._runner = runner
         self._flags = flags
         self._clock = clock
         self._max_running = max_running
         self._forgotten = forgotten
+        self._call_later = call_later or _call_later
         self._resources: dict[str, ManagedResource] = {}
         self._by_shard: dict[int, set[str]] = {}
         self._heap: list[tuple[int, int, str]] = []
         self._queued: dict[str, int] = {}  # priority under which a resource is in the heap
         self._count = 0
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._interrupted: set[str] = set()  # running ones for which something urgent has come in
+        self._timers: dict[str, Timer] = {}
         self._closing: dict[int, asyncio.Event] = {}
         self._paused = False
 
@@ -86,7 +99,12 @@ class Dispatcher:
         if hint.image_id:
             resource.image_override = hint.image_id
         resource.inbox.merge_hint(hint)
-        self._make_ready(resource)
+        urgent = hint.priority > PRIORITY_RESYNC or bool(hint.operations) or bool(hint.actions & BITS[Action.DELETE])
+        if urgent:
+            resource.hold_until = None
+            if resource.resource_id in self._running:
+                self._interrupted.add(resource.resource_id)
+        self._make_ready(resource, urgent=urgent)
 
     def look_at(self, known: work.KnownResource) -> None:
         """A new owner looks once at each resource of a shard that it was granted."""
@@ -106,13 +124,14 @@ class Dispatcher:
 
     # Turns
 
-    def _make_ready(self, resource: ManagedResource) -> None:
+    def _make_ready(self, resource: ManagedResource, *, urgent: bool = False) -> None:
+        """Give a resource its turn when it has something to do; only what is urgent cuts a pause short."""
         name = resource.resource_id
         if name in self._running or not resource.inbox or self._held_back(resource):
             return  # a running one is looked at again when it ends; a held-back one when it is let go
         if (timer := self._timers.get(name)) is not None:
-            if resource.inbox.priority <= PRIORITY_RESYNC and not resource.inbox.operations:
-                return  # a poll or resync does not cut a pause short
+            if not urgent and (resource.hold_until is None or resource.state not in ANSWERING):
+                return  # but in a pause after a failure it is still asked whether it lives: the machine sees to that
             timer.cancel()
             del self._timers[name]
         priority = resource.inbox.priority
@@ -148,9 +167,14 @@ class Dispatcher:
         # From here to the end there is no await: a hint that came during the run is seen by `_make_ready`, one that
         # comes later finds the resource no longer running.
         del self._running[name]
+        interrupted = name in self._interrupted
+        self._interrupted.discard(name)
         if result.outcome is Outcome.FORGET and not resource.inbox:
             self._drop(resource)
             self._forgotten(resource)
+        elif interrupted and result.outcome is Outcome.COME_BACK:
+            resource.hold_until = None
+            self._make_ready(resource)
         elif result.outcome in (Outcome.COME_BACK, Outcome.LOST):
             self._wait(resource, result.delay if result.outcome is Outcome.COME_BACK else _LOST_PAUSE)
         else:
@@ -162,8 +186,7 @@ class Dispatcher:
 
     def _wait(self, resource: ManagedResource, delay: float) -> None:
         resource.retry_at = self._clock.lease() + delay
-        loop = asyncio.get_running_loop()
-        self._timers[resource.resource_id] = loop.call_later(delay, self._due, resource)
+        self._timers[resource.resource_id] = self._call_later(delay, lambda: self._due(resource))
 
     def _due(self, resource: ManagedResource) -> None:
         self._timers.pop(resource.resource_id, None)
@@ -271,3 +294,7 @@ class Dispatcher:
             await asyncio.wait(tasks, timeout=grace)
         for timer in self._timers.values():
             timer.cancel()
+
+
+def _call_later(delay: float, callback: Callable[[], None]) -> Timer:
+    return asyncio.get_running_loop().call_later(delay, callback)

@@ -30,7 +30,7 @@ class ForbiddenError(CloudError):
 
 
 class UncertainError(CloudError):
-    """No answer to a call that changes something: it may have happened."""
+    """No answer, or a server's error, to a call that changes something: it may have happened."""
 
 
 class ApplianceError(StepError):

@@ -104,6 +104,28 @@ class Inbox:
         """The one action that covers all: delete over rebuild over create over update over read over poll."""
         return max(self.wanted(), default=None)
 
+    def rebuilds(self) -> list[resource.Operation]:
+        """The rebuilds that are wanted, the oldest first."""
+        found = (one for one in self.operations.values() if one.kind == resource.OPERATION_KIND_REBUILD)
+        return sorted(found, key=lambda one: (one.created_at.ToNanoseconds(), one.operation_id))
+
+    def settle_rebuilds(self, booted_by: str | None = None) -> None:
+        """What remains of a rebuild whose server has been booted is to configure it: REBUILD becomes UPDATE.
+
+        `booted_by` is the operation named on the running server: it and older ones are settled; None settles all.
+        """
+        rebuilds = self.rebuilds()
+        if booted_by is not None:
+            names = [one.operation_id for one in rebuilds]
+            rebuilds = rebuilds[: names.index(booted_by) + 1] if booted_by in names else []
+        elif self.actions & BITS[Action.REBUILD]:
+            self.actions = self.actions & ~BITS[Action.REBUILD] | BITS[Action.UPDATE]
+        for one in rebuilds:
+            settled = resource.Operation()
+            settled.CopyFrom(one)  # the hint that it came in may be merged elsewhere, too
+            settled.kind = resource.OPERATION_KIND_UPDATE
+            self.operations[one.operation_id] = settled
+
     def take(self) -> "Inbox":
         """Empty the inbox; what was in it is the answer."""
         taken = Inbox(self.actions, self.revision, self.priority, self.expires_at_ms, self.operations, self.causes)

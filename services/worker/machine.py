@@ -26,6 +26,11 @@ _log = logging.get(__name__)
 _RUNS = Counter("astara_worker_runs", "Runs of state machines", ["outcome"])
 _STEPS = Counter("astara_worker_steps", "Steps of state machines", ["step"])
 
+ANSWERING = frozenset({InstanceState.UP, InstanceState.CONFIGURED})
+"""States in which an instance is asked whether it lives."""
+
+_MOST_STEPS = 16  # in one run; the longest useful one has seven
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -182,6 +187,9 @@ class Machine:
         return result
 
     async def _walk(self, resource: ManagedResource, hand: Inbox) -> RunResult:
+        held = self._held(resource)
+        if held and resource.state not in ANSWERING:
+            return self._come_back(resource, hand, held)
         early = await self._prepare(resource, hand)
         if early is not None:
             return early
@@ -189,7 +197,17 @@ class Machine:
         if action is None or instance is None:
             raise ValueError(f"{resource.resource_id}: a run with nothing to do")
         step = following(State.CALC_ACTION, action, instance)
+        steps = 0
         while step not in (State.CALC_ACTION, State.EXIT):
+            if held and step is not State.ALIVE:
+                # Health goes before configuration: in the pause after a failure the instance is still looked at, and
+                # its death ends the pause.
+                if resource.step is not State.ALIVE or step not in (State.STOP_VM, State.CHECK_BOOT):
+                    return self._come_back(resource, hand, held)
+                held = 0.0
+            steps += 1
+            if steps > _MOST_STEPS:
+                raise StepError(f"{steps} steps without an end, the last was {step.value} in {resource.state}")
             resource.step = step
             if not self._guard(resource):
                 raise LostOwnershipError("the shard is no longer this worker's")
@@ -199,12 +217,12 @@ class Machine:
             # A boot or a read inside the step may have settled what was wanted.
             action = hand.action() or Action.UPDATE
             if result.wait is not None:
-                resource.inbox.merge(hand)
-                return RunResult(Outcome.COME_BACK, result.wait)
+                return self._come_back(resource, hand, result.wait)
             if step is State.CLEAR_ERROR:
                 step = following(State.CALC_ACTION, action, result.state)
             else:
                 step = following(step, action, result.state)
+        resource.hold_until = None
         if step is State.EXIT:
             self._finish(resource, hand, pb.OPERATION_STATE_SUCCEEDED, "the resource is deleted")
             return RunResult(Outcome.FORGET)
@@ -214,12 +232,12 @@ class Machine:
         """What CalcAction must know before the table can decide; a RunResult when there is nothing to do now."""
         for operation in hand.operations.values():
             self._observer.operation(resource, operation.operation_id, pb.OPERATION_STATE_RUNNING, "")
-        if resource.state is InstanceState.ERROR and not hand.operations:
+        deleted = bool(hand.actions & BITS[Action.DELETE])
+        if resource.state is InstanceState.ERROR and not hand.operations and not deleted:
             remaining = (resource.cooling_until or 0.0) - self._clock.lease()
             if remaining > 0:
-                resource.inbox.merge(hand)
-                return RunResult(Outcome.COME_BACK, remaining)
-        if hand.actions & BITS[Action.DELETE]:
+                return self._come_back(resource, hand, remaining)
+        if deleted:
             if not self._guard(resource):
                 raise LostOwnershipError("the shard is no longer this worker's")
             if not await self._driver.is_deleted(resource):
@@ -230,18 +248,14 @@ class Machine:
             # A resource that was just created has no instance: creating the management port would say so (409).
             result = StepResult(InstanceState.DOWN) if fresh else await self._driver.observe(resource)
             self._moved(resource, result.state)
-        self._recognise_repeated_rebuild(resource, hand)
+        if resource.instance is not None:
+            # A rebuild whose id is on the running server has been done, perhaps by another worker.
+            hand.settle_rebuilds(resource.instance.operation_id)
         return None
 
-    def _recognise_repeated_rebuild(self, resource: ManagedResource, hand: Inbox) -> None:
-        """A rebuild whose id is on the running server has been done: what remains of it is to configure."""
-        rebuilds = [op for op in hand.operations.values() if op.kind == pb.OPERATION_KIND_REBUILD]
-        for operation in rebuilds:
-            if resource.instance and resource.instance.operation_id == operation.operation_id:
-                settled = pb.Operation()
-                settled.CopyFrom(operation)
-                settled.kind = pb.OPERATION_KIND_UPDATE
-                hand.operations[operation.operation_id] = settled
+    def _held(self, resource: ManagedResource) -> float:
+        """Seconds until a failed step may be tried again."""
+        return max(0.0, (resource.hold_until or 0.0) - self._clock.lease())
 
     async def _stop(self, resource: ManagedResource) -> StepResult:
         gone = resource.state is InstanceState.GONE or bool(resource.hand and resource.hand.action() is Action.DELETE)
@@ -267,6 +281,10 @@ class Machine:
             self._observer.happened(resource, "state", f"{before} to {state.value}")
         self._observer.changed(resource)
 
+    def _come_back(self, resource: ManagedResource, hand: Inbox, delay: float) -> RunResult:
+        resource.inbox.merge(hand)
+        return RunResult(Outcome.COME_BACK, delay)
+
     def _done(self, resource: ManagedResource, hand: Inbox) -> RunResult:
         resource.failures = 0
         if resource.state is InstanceState.CONFIGURED:
@@ -286,6 +304,7 @@ class Machine:
         resource.failures += 1
         resource.last_error = reason
         delay = self._retry.delay(resource.failures, resource.jitter()) if retry else self._retry.last
+        resource.hold_until = self._clock.lease() + delay
         _log.warning(
             "a step failed", resource=resource.resource_id, step=resource.step, reason=reason,
             failures=resource.failures, again_in=round(delay, 1), run=resource.reconcile_id,

@@ -14,6 +14,7 @@ from typing import Any
 from services.common import marks
 
 from .cloud import Api, Json, Params
+from .errors import NotFoundError
 
 _IDS_PER_CALL = 100
 
@@ -30,9 +31,13 @@ _ALLOCATION_FIELDS = ("id", "network_id", "device_id", "device_owner", "mac_addr
 
 @dataclass(slots=True)
 class RouterReading:
-    """One router as Neutron describes it. Lists hold Neutron's JSON objects."""
+    """One router as Neutron describes it. Lists hold Neutron's JSON objects.
+
+    `server_id` is the server whose ports are in `instance_ports`; None when none was asked for.
+    """
 
     router: Json
+    server_id: str | None
     interface_ports: list[Json]
     gateway_port: Json | None
     instance_ports: list[Json]
@@ -52,6 +57,27 @@ class RouterReading:
     def internal_network_ids(self) -> list[str]:
         """The networks of the router's interfaces, sorted."""
         return sorted({str(port["network_id"]) for port in self.interface_ports} - {self.gateway_network_id or ""})
+
+    def doubt(self) -> str:
+        """Why this reading cannot be true, though every call was answered; empty when nothing speaks against it.
+
+        Lists that a policy, a fault or a change in mid-reading cut short must not look like a router without networks.
+        """
+        plugged = {port["network_id"] for port in self.instance_ports}
+        if self.router.get("external_gateway_info") and self.gateway_port is None:
+            return "the router has a gateway, but its port is not listed"
+        if self.server_id and not plugged:
+            return "the ports of the running instance are not listed"
+        attached = set(self.attached_network_ids)
+        if missing := attached - set(self.networks):
+            return f"networks {sorted(missing)} are attached but not listed"
+        own = [*self.interface_ports, *([self.gateway_port] if self.gateway_port else [])]
+        if missing := {ip["subnet_id"] for port in own for ip in port["fixed_ips"]} - set(self.subnets):
+            return f"subnets {sorted(missing)} are attached but not listed"
+        internal = {p["id"] for p in self.interface_ports if p["network_id"] != self.gateway_network_id}
+        if missing := internal - {port["id"] for port in self.allocations}:
+            return f"the router's ports {sorted(missing)} are not listed with those of their networks"
+        return ""
 
     @property
     def attached_network_ids(self) -> list[str]:
@@ -89,6 +115,7 @@ class Neutron:
         own = [port for port in ports if server_id and port.get("device_id") == server_id]
         reading = RouterReading(
             router=answer["router"],
+            server_id=server_id,
             interface_ports=interfaces,
             gateway_port=gateways[0] if gateways else None,
             instance_ports=own,
@@ -117,7 +144,7 @@ class Neutron:
     async def _floating_ips(self, reading: RouterReading) -> list[Json]:
         if reading.gateway_port is None:
             return []
-        return await self.listing("floatingips", [("router_id", str(reading.router["id"]))])
+        return await self.floating_ips(str(reading.router["id"]))
 
     async def _metering_labels(self, reading: RouterReading) -> list[Json]:
         """Labels that count this router's traffic: its project's, and shared ones. Listed once a minute."""
@@ -136,8 +163,27 @@ class Neutron:
         return [label for label in labels if label.get("shared") or label.get("project_id") == tenant]
 
     async def router_exists(self, router_id: str) -> bool:
-        """Whether Neutron lists a router of this id."""
-        return bool(await self.listing("routers", [("id", router_id), ("fields", "id")]))
+        """Whether Neutron knows a router of this id: only a 404 says no, an empty listing proves nothing."""
+        try:
+            await self._api.get(f"/routers/{router_id}", {"fields": "id"})
+        except NotFoundError:
+            return False
+        return True
+
+    async def sees_everything(self) -> bool:
+        """Whether the service user is an admin to Neutron; from others it hides what is not theirs, silently."""
+        ports = (await self._api.get("/ports", {"limit": "1", "fields": "binding:host_id"}))["ports"]
+        return not ports or "binding:host_id" in ports[0]
+
+    async def attached_network_ids(self, router_id: str) -> set[str]:
+        """The networks of the router's own ports, read by themselves."""
+        ports = await self.listing("ports", [("device_id", router_id)])
+        owners = (*INTERFACE_OWNERS, GATEWAY_OWNER)
+        return {str(port["network_id"]) for port in ports if port.get("device_owner") in owners}
+
+    async def floating_ips(self, router_id: str) -> list[Json]:
+        """The floating IPs that a router serves."""
+        return await self.listing("floatingips", [("router_id", router_id)])
 
     async def listed_share(self, router_ids: Iterable[str]) -> float:
         """Which share of these routers Neutron lists: 1.0 all, 0.0 none."""
@@ -194,6 +240,10 @@ class Neutron:
         answer = await self._api.post("/ports", {"ports": bodies})
         ports: list[Json] = answer["ports"]
         return ports
+
+    async def release_port(self, port_id: str) -> None:
+        """Let no server hold the port."""
+        await self._api.put(f"/ports/{port_id}", {"port": {"device_id": "", "device_owner": ""}})
 
     async def delete_port(self, port_id: str) -> None:
         """Delete a port."""

@@ -13,7 +13,7 @@ from services.common import logging
 from .cloud import Cloud, Json
 from .errors import CloudError, ForbiddenError, NotFoundError
 from .neutron import Neutron
-from .router import ManagementNetwork
+from .router_environment import ManagementNetwork
 from .settings import ApplianceSettings, RouterSettings
 
 _log = logging.get(__name__)
@@ -118,10 +118,7 @@ class Preflight:
         return None
 
     async def _sees_all_routers(self) -> None:
-        """An admin can filter by another project; for others Neutron hides what is not theirs, silently."""
-        answer = await self._cloud.neutron.get("/ports", {"limit": "1", "fields": "binding:host_id"})
-        ports = answer["ports"]
-        if ports and "binding:host_id" not in ports[0]:
+        if not await self._neutron.sees_everything():
             self._findings.append(
                 "the service user sees Neutron as an ordinary member, so other projects' routers are hidden from it: "
                 "give it the role admin in its project"

@@ -22,7 +22,8 @@ class Instance:
     image_id: str
     operation_id: str
     booted_at: float  # wall clock
-    ports: dict[str, str] | None = None  # service ports, network id -> MAC; None: not read yet
+    ports: dict[str, str] | None = None  # service ports plugged in, network id -> MAC; None: not read yet
+    spare: dict[str, str] | None = None  # service ports seen that may not be plugged in, network id -> port id
 
     @property
     def address(self) -> str:
@@ -60,6 +61,8 @@ class ManagedResource:
     unanswered_since: float | None = None  # lease clock
     waiting_since: float | None = None  # lease clock; of the wait that goes on (boot, replug, stop)
     cooling_until: float | None = None  # lease clock
+    hold_until: float | None = None  # lease clock; a step failed: until then only liveness is looked at
+    rebuild_id: str = ""  # the operation by which it was last booted
     absent_since: float | None = None  # lease clock; of the first 404
     boot_uncertain: bool = False  # Nova did not answer to a boot: look by name before the next
     reconcile_id: str = ""
