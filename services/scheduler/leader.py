@@ -53,6 +53,7 @@ from .view import View
 log = logging.get(__name__)
 
 _GRANT = 1000
+_GATHER_SECONDS = 0.01
 _UPKEEP_SECONDS = 0.25
 _PRUNE_SECONDS = 60.0
 
@@ -462,6 +463,8 @@ class Leader:
 
     async def _plans(self) -> None:
         while True:
+            # Releases come one by one: those of a moment are granted on together.
+            await asyncio.sleep(_GATHER_SECONDS)
             self._plan_now.clear()
             if self._carry_out() or self._epochs.low():
                 await self._epochs.fill()
