@@ -33,7 +33,10 @@ class ScriptedIngest(IngestServiceServicer):
 
     async def start(self) -> None:
         """Listen; a second start listens on the same port."""
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(
+            # As our own servers: clients ask every few seconds whether it is there.
+            options=[("grpc.so_reuseport", 0), ("grpc.http2.min_recv_ping_interval_without_data_ms", 2_000)]
+        )
         add_IngestServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
