@@ -7,7 +7,7 @@ left out: the Work stream; events are delivered straight into the inboxes and th
 import asyncio
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from lab.cloud.server import MANAGEMENT_NETWORK
 from lab.cloud.store import Row
 from services.common.clock import Clock, SystemClock
 from services.worker.appliance import ApplianceClient
-from services.worker.cloud import Cloud
+from services.worker.cloud import Api, Cloud, Json, Params
 from services.worker.dispatch import Dispatcher
 from services.worker.flags import DebugFlags
 from services.worker.inbox import BITS
@@ -41,6 +41,8 @@ from services.worker.states import Action, InstanceState
 SECRET = "a-secret-of-the-lab-only"
 USER = event.PRIORITY_USER
 
+Tap = Callable[[str, str, str], Awaitable[None]]
+
 
 @dataclass(frozen=True, slots=True)
 class TenantRouter:
@@ -51,6 +53,34 @@ class TenantRouter:
     network_id: str
     subnet_id: str
     connection: Connection
+
+
+class _Tapped:
+    """An API of the cloud whose calls, once they are answered, are shown to a tap before the worker goes on."""
+
+    def __init__(self, service: str, api: Api, tap: Tap) -> None:
+        self._service = service
+        self._api = api
+        self._tap = tap
+
+    async def get(self, path: str, params: Params | None = None) -> Json:
+        answer = await self._api.get(path, params)
+        await self._tap(self._service, "GET", path)
+        return answer
+
+    async def post(self, path: str, body: Json) -> Json:
+        answer = await self._api.post(path, body)
+        await self._tap(self._service, "POST", path)
+        return answer
+
+    async def put(self, path: str, body: Json) -> Json:
+        answer = await self._api.put(path, body)
+        await self._tap(self._service, "PUT", path)
+        return answer
+
+    async def delete(self, path: str) -> None:
+        await self._api.delete(path)
+        await self._tap(self._service, "DELETE", path)
 
 
 class Workbench:
@@ -76,6 +106,8 @@ class Workbench:
         self._appliance = appliance or {}
         self._worker = worker or {}
         self._connections: list[Connection] = []
+        self.tap: Tap | None = None
+        """Awaited after each call to Neutron and Nova (service, method, path); a test may crash the worker in it."""
 
     async def start(self) -> "Workbench":
         """Start the cloud and one worker's machines."""
@@ -97,7 +129,8 @@ class Workbench:
         )
         settings = replace(WorkerSettings(first_retry=0.1), **self._worker)
         self._api = Cloud(self.connect("astara", "service"), settings)
-        neutron, nova = Neutron(self._api.neutron, "lab"), Nova(self._api.nova, "lab")
+        neutron = Neutron(_Tapped("neutron", self._api.neutron, self._tapped), "lab")
+        nova = Nova(_Tapped("nova", self._api.nova, self._tapped), "lab")
         facts, findings = await Preflight(self._api, neutron, router_settings, appliance_settings).look()
         if facts is None:
             raise RuntimeError("; ".join(findings))
@@ -125,9 +158,19 @@ class Workbench:
     def _peers(self, resource: ManagedResource) -> list[ManagedResource]:
         return [other for other in self.dispatcher if other is not resource and other.instance is not None]
 
+    async def _tapped(self, service: str, method: str, path: str) -> None:
+        if self.tap is not None:
+            await self.tap(service, method, path)
+
     def _forgotten(self, resource: ManagedResource) -> None:
         self.gone.append(resource.resource_id)
         self.reporter.forgotten(resource)
+
+    async def crash_worker(self) -> None:
+        """End the worker wherever it is, as a crash would: nothing is finished, nothing is told to anybody."""
+        await self.dispatcher.abandon()
+        await self.appliances.close()
+        self._api.close()
 
     async def stop_worker(self) -> None:
         """End the worker as a crash would, but for letting calls under way end."""

@@ -295,6 +295,16 @@ class Dispatcher:
         for timer in self._timers.values():
             timer.cancel()
 
+    async def abandon(self) -> None:
+        """Begin nothing more and end what runs where it is: what was half done is resumed from what is observed."""
+        self.pause()
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for timer in self._timers.values():
+            timer.cancel()
+
 
 def _call_later(delay: float, callback: Callable[[], None]) -> Timer:
     return asyncio.get_running_loop().call_later(delay, callback)
