@@ -51,7 +51,7 @@ class ScriptedIngest(IngestServiceServicer):
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    async def until(self, reached: Callable[[], bool], seconds: float = 30.0) -> None:
+    async def until(self, reached: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait until something is true of what was received."""
         async with asyncio.timeout(seconds):
             while not reached():
