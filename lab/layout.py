@@ -70,12 +70,16 @@ class Ports:
         broker = (self.broker, self.broker_distribution, self.epmd)
         return [self.api, self.metadata, *broker, *cloud, *(self.grpc(service) for service in services)]
 
+    def all_free(self) -> bool:
+        """Whether nobody listens on any of them."""
+        return all(_is_free(port) for port in self.all())
+
 
 def free_ports() -> Ports:
     """The documented ports, or the next free set. OSError when there is none."""
     for offset in range(0, 50 * PORT_STEP, PORT_STEP):
         ports = Ports(offset)
-        if all(_is_free(port) for port in ports.all()):
+        if ports.all_free():
             return ports
     raise OSError("no free set of ports between the documented ones and 5,000 above")
 
