@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import signal
+import ssl
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -44,9 +45,9 @@ class Broker:
         self._connections: set[Connection] = set()
         self.port = 0
 
-    async def start(self, port: int = 0) -> None:
-        """Listen on loopback; OSError when the port is taken."""
-        self._server = await asyncio.start_server(self._serve, HOST, port)
+    async def start(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        """Listen on loopback, with TLS when given; OSError when the port is taken."""
+        self._server = await asyncio.start_server(self._serve, HOST, port, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

@@ -1,6 +1,8 @@
 """The lab's embedded broker, as kombu and the notifier see it."""
 
 import asyncio
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import kombu
 import pytest
 from amqp.exceptions import NotFound, PreconditionFailed
 from broker_traffic import Sender, router_updated
+from patience import until
 from scripted_ingest import ScriptedIngest
 
 from lab.broker import Broker
@@ -197,3 +200,44 @@ async def test_the_notifier_works_with_it_over_a_restart(
             await broker.start(port)
     stop.set()
     await notifier
+
+
+async def test_the_notifier_speaks_tls_and_trusts_only_the_named_authority(
+    ingest: ScriptedIngest, tmp_path: Path
+) -> None:
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem "
+        "-out cert.pem -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    await asyncio.to_thread(subprocess.run, command.split(), check=True, cwd=tmp_path, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    broker = Broker()
+    await broker.start(tls=context)
+    file = tmp_path / "notifier.ini"
+
+    async def run(more: str, done: Callable[[], bool]) -> None:
+        file.write_text(
+            f"[grpc]\nscheduler = {ingest.address}\n[notifier]\nlisten = 127.0.0.1:0\n"
+            f"broker = amqps://lab:any@localhost:{broker.port}//\nreconnect_most = 0.1\n{more}"
+        )
+        settings = load("astara-notifier", ["--config-file", str(file)], (CommonSettings, *SETTINGS))
+        stop = asyncio.Event()
+        notifier = asyncio.create_task(main(settings, stop))
+        await until(done)
+        stop.set()
+        await notifier
+
+    tries = 0
+    before = broker.state.queues.copy()
+
+    def refused() -> bool:
+        nonlocal tries
+        tries += 1
+        return tries > 100
+
+    await run("", refused)
+    assert broker.state.queues == before
+    await run(f"broker_ca = {tmp_path}/cert.pem\n", lambda: ingest.resyncs > 0)
+    assert "astara.notifications" in broker.state.queues
+    await broker.stop()
