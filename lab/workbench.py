@@ -6,6 +6,7 @@ left out: the Work stream; events are delivered straight into the inboxes and th
 
 import asyncio
 import json
+import socket
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -102,10 +103,11 @@ class Workbench:
         self.claims: Callable[[dict[str, Any]], bool] = lambda _router: True
         self.epoch = (1, 1)
         self.owns = True
+        self._port = _free_port()  # benches may run side by side on the same addresses
         self._router = router or {}
         self._appliance = appliance or {}
         self._worker = worker or {}
-        self._connections: list[Connection] = []
+        self._connections: dict[tuple[str, str], Connection] = {}
         self.tap: Tap | None = None
         """Awaited after each call to Neutron and Nova (service, method, path); a test may crash the worker in it."""
 
@@ -125,7 +127,8 @@ class Workbench:
             orchestrator_addresses=("127.0.0.1",), **self._router,
         )  # fmt: skip
         appliance_settings = replace(
-            ApplianceSettings(SECRET, alive_retry_interval=0.05, alive_timeout=1.0, dead_after=0.3), **self._appliance
+            ApplianceSettings(SECRET, port=self._port, alive_retry_interval=0.05, alive_timeout=1.0, dead_after=0.3),
+            **self._appliance,
         )
         settings = replace(WorkerSettings(first_retry=0.1), **self._worker)
         self._api = Cloud(self.connect("astara", "service"), settings)
@@ -183,12 +186,14 @@ class Workbench:
         await self.stop_worker()
         await self.hypervisor.close()
         await self.host.close()
-        for connection in self._connections:
+        for connection in self._connections.values():
             connection.close()
         await self.cloud.stop()
 
     def connect(self, user: str, project: str) -> Connection:
-        """An SDK connection; its calls block, so run them with `asyncio.to_thread`."""
+        """An SDK connection, kept for the next who asks; its calls block, so run them with `asyncio.to_thread`."""
+        if (known := self._connections.get((user, project))) is not None:
+            return known
         connection = Connection(
             auth={
                 "auth_url": self.cloud.auth_url, "username": user, "password": self.cloud.options.password,
@@ -196,7 +201,7 @@ class Workbench:
             },
             region_name="RegionOne",
         )  # fmt: skip
-        self._connections.append(connection)
+        self._connections[user, project] = connection
         return connection
 
     async def tenant_router(self, tenant: str, cidr: str = "10.0.0.0/24", *, gateway: bool = True) -> TenantRouter:
@@ -232,6 +237,13 @@ class Workbench:
                 operations=operations,
             )
         )  # fmt: skip
+
+    def remember(self, made: TenantRouter) -> ManagedResource:
+        """Give the worker a router of which it knows nothing and that nothing asks for; its memory of it."""
+        self.deliver(made, Action.POLL)
+        resource = self.resource(made)
+        resource.inbox.take()
+        return resource
 
     def resource(self, made: TenantRouter) -> ManagedResource:
         """The worker's memory of a router; KeyError when it has none."""
@@ -274,3 +286,10 @@ class Workbench:
     def own_ports(self) -> list[Row]:
         """Ports with our mark."""
         return [r for r in self.cloud.network.ports.table if str(r.get("description", "")).startswith("astara:")]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

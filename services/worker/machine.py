@@ -286,8 +286,8 @@ class Machine:
         return RunResult(Outcome.COME_BACK, delay)
 
     def _done(self, resource: ManagedResource, hand: Inbox) -> RunResult:
-        resource.failures = 0
         if resource.state is InstanceState.CONFIGURED:
+            resource.failures = 0
             resource.attempts = resource.cooldowns = 0
             resource.last_error = ""
             self._finish(resource, hand, pb.OPERATION_STATE_SUCCEEDED, "")
@@ -296,7 +296,9 @@ class Machine:
             resource.inbox.add(Action.UPDATE, _timer_priority(hand))
             return RunResult(Outcome.COME_BACK, max(0.0, (resource.cooling_until or 0.0) - self._clock.lease()))
         else:
-            self._finish(resource, hand, pb.OPERATION_STATE_FAILED, f"left in {resource.state}: {resource.last_error}")
+            # No state to rest in: whatever led here, the work is not done.
+            resource.failures += 1
+            return self._come_back(resource, hand, self._retry.delay(resource.failures, resource.jitter()))
         return RunResult(Outcome.DONE)
 
     def _failed(self, resource: ManagedResource, hand: Inbox, reason: str, *, retry: bool) -> RunResult:

@@ -85,7 +85,9 @@ class RouterDriver:
             return await self._reader.absent(resource)
         management, existed = await self._ports.management(resource)
         if existed and (server := await self._servers.holder_of(resource, management)) is not None:
-            return StepResult(self._servers.adopt(resource, management, server))
+            # Whether it answers is for CheckBoot to find out.
+            broken = self._servers.adopt(resource, management, server) is InstanceState.RESTART
+            return StepResult(InstanceState.RESTART, wait=0.0) if broken else StepResult(InstanceState.BOOTING)
         resource.management = management
         ports = await self._ports.service(resource, reading.attached_network_ids, existed=existed)
         held = [port for port in (management, *ports.values()) if port.get("device_id")]
