@@ -7,9 +7,10 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from lab.demo import DemoRouter
 
@@ -88,11 +89,12 @@ class _Lines:
                 self._console.print("  ".join(part for part in row if part), soft_wrap=True, highlight=False)
 
 
-def _table(shown: Iterable[Row]) -> Table:
-    table = Table(title="Routers, live from /v1/resources", title_justify="left")
-    for column in ("tenant", "router", "state", "management address", "worker", "last error"):
-        table.add_column(column, no_wrap=column != "last error")
-    for tenant, router, state, address, worker, error in shown:
+def _table(shown: Sequence[Row]) -> Group:
+    # The columns fit into a terminal of 80; errors stand below, whole.
+    table = Table(title="Routers, live from /v1/resources", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("tenant", "router", "state", "address", "worker"):
+        table.add_column(column, no_wrap=True)
+    for tenant, router, state, address, worker, _error in shown:
         styled = f"[{_STYLES[state]}]{state}[/]" if state in _STYLES else state
-        table.add_row(tenant, router, styled, address, worker, error)
-    return table
+        table.add_row(tenant, router, styled, address, worker)
+    return Group(table, *(Text(f"{tenant}: {error}") for tenant, *_, error in shown if error))
