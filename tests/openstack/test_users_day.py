@@ -101,7 +101,7 @@ def test_a_users_day_ends_with_every_change_pushed_and_nothing_left(real_cloud: 
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
     until("r2's instance is gone", lambda: len(cloud.servers()) == 1)
-    until("r1 is still there", lambda: (cloud.resource(r1) or {}).get("state") == "CONFIGURED")
+    until("r1 is still there", lambda: (cloud.resource(r1) or {}).get("state") == "configured")
     assert cloud.resource(r1)["instances"][0]["server_id"] == before
 
     print("a router deleted, and another made, while nothing of Astara runs")
