@@ -130,7 +130,7 @@ class Workbench:
             ApplianceSettings(SECRET, port=self._port, alive_retry_interval=0.05, alive_timeout=1.0, dead_after=0.3),
             **self._appliance,
         )
-        settings = replace(WorkerSettings(first_retry=0.1), **self._worker)
+        settings = replace(WorkerSettings(first_retry=0.1, last_retry=5.0), **self._worker)
         self._api = Cloud(self.connect("astara", "service"), settings)
         neutron = Neutron(_Tapped("neutron", self._api.neutron, self._tapped), "lab")
         nova = Nova(_Tapped("nova", self._api.nova, self._tapped), "lab")
@@ -153,7 +153,7 @@ class Workbench:
         )  # fmt: skip
         machine = Machine(
             self.driver, self.reporter, lambda _resource: self.owns, self.clock, lambda: str(uuid.uuid4()),
-            RetryPolicy(settings.first_retry, 5.0),
+            RetryPolicy(settings.first_retry, settings.last_retry),
         )  # fmt: skip
         self.gone: list[str] = []
         self.dispatcher = Dispatcher(machine, self.flags, self.clock, settings.max_running, self._forgotten)

@@ -204,7 +204,7 @@ class Machine:
                 # its death ends the pause.
                 if resource.step is not State.ALIVE or step not in (State.STOP_VM, State.CHECK_BOOT):
                     return self._come_back(resource, hand, held)
-                held = 0.0
+                held, resource.hold_until = 0.0, None
             steps += 1
             if steps > _MOST_STEPS:
                 raise StepError(f"{steps} steps without an end, the last was {step.value} in {resource.state}")

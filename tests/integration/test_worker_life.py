@@ -1,4 +1,4 @@
-"""A router's life as a user drives it: each change in Neutron ends in what the appliance runs, and costs no more calls."""
+"""A router's life as a user drives it: each change in Neutron ends in what the appliance runs, at a known cost."""
 
 from collections.abc import AsyncIterator
 from typing import Any
