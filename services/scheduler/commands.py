@@ -7,19 +7,12 @@ from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import operate_pb2
 
 from .flags import GLOBAL, RESOURCE, TENANT
-from .hints import POLL, REBUILD, UPDATE
+from .hints import OPERATION_BITS
 
 DEBUG = resource_pb2.OPERATION_KIND_DEBUG
 MANAGE = resource_pb2.OPERATION_KIND_MANAGE
 REBUILD_COMMAND = resource_pb2.OPERATION_KIND_REBUILD
 WORKERS_DEBUG = resource_pb2.OPERATION_KIND_WORKERS_DEBUG
-ACTIONS = {
-    resource_pb2.OPERATION_KIND_POLL: POLL,
-    resource_pb2.OPERATION_KIND_UPDATE: UPDATE,
-    REBUILD_COMMAND: REBUILD,
-}
-"""The bit of a hint that makes a worker do it."""
-
 _COMMAND_SPACE = uuid.UUID("0b1a6fd4-6f0e-4d0b-9a5e-6f2d5c1c7a10")
 _VERBS = {
     "poll": (resource_pb2.OPERATION_KIND_POLL, GLOBAL),
@@ -53,7 +46,7 @@ class InDebugModeError(Exception):
 
 def check(request: operate_pb2.StartOperationRequest) -> None:
     """Raises RefusedError naming the field that is wrong."""
-    if request.kind not in (*ACTIONS, DEBUG, MANAGE, WORKERS_DEBUG):
+    if request.kind not in (*OPERATION_BITS, DEBUG, MANAGE, WORKERS_DEBUG):
         raise RefusedError("kind: say what is to be done")
     if request.scope not in (RESOURCE, TENANT, GLOBAL):
         raise RefusedError("scope: say how much it covers")

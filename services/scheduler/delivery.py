@@ -23,7 +23,7 @@ from astara.scheduler.v1 import ingest_pb2, work_pb2
 
 from services.common.clock import Clock
 
-from .hints import FLEETING, add_request_id, covers, merge
+from .hints import FLEETING, add_request_id, covers, lasting, merge
 
 BATCH = 1000
 
@@ -121,7 +121,6 @@ class MarkRow:
     """A hint as a row."""
 
     row: int
-    shard: int
     resource_id: str
     hint: bytes
 
@@ -155,14 +154,17 @@ class Journal:
         """How many rows exist or are about to."""
         return self._kept
 
-    def write(self, shard: int, hint: work_pb2.Hint) -> int:
-        """Keep a hint; answers with its row's number."""
+    def write(self, hint: work_pb2.Hint) -> list[int]:
+        """Keep what of a hint must last; answers with its row's number, or nothing when nothing must."""
+        kept = lasting(hint)
+        if kept is None:
+            return []
         row = self._next
         self._next += 1
         self._kept += 1
-        self._batch.rows.append(MarkRow(row, shard, hint.resource_id, hint.SerializeToString()))
+        self._batch.rows.append(MarkRow(row, hint.resource_id, kept.SerializeToString()))
         self._wake()
-        return row
+        return [row]
 
     def drop(self, rows: Iterable[int]) -> None:
         """These rows' hints are in an owner's inbox."""
@@ -204,6 +206,17 @@ class Journal:
         settle(batch.references)
 
 
+def come_back(hint: work_pb2.Hint, rows: list[int], journal: Journal, route: "Destination") -> None:
+    """A hint comes back from an outbox: it is written as it is now, then goes where its shard's hints go.
+
+    Its rows may say less than it does, for events merge into a hint that is a row already; the new row replaces them.
+    Events that wait for it may then be settled through the journal.
+    """
+    fresh = journal.write(hint)
+    journal.drop(rows)
+    route.put(hint, fresh)
+
+
 def settle(references: References) -> None:
     """Tell the producers."""
     for publisher, numbers in references.items():
@@ -231,8 +244,7 @@ class Destination(Protocol):
 class Shelf:
     """Hints of one shard while it has no connected owner. Each is a row, except those that only matter now."""
 
-    def __init__(self, shard: int, journal: Journal) -> None:
-        self._shard = shard
+    def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._hints: dict[str, work_pb2.Hint] = {}
         self._rows: dict[str, list[int]] = {}
@@ -255,9 +267,8 @@ class Shelf:
         news = known is None or not covers(known, hint)
         if rows:
             mine += rows
-        elif news and hint.actions & ~FLEETING:
-            # Operations are rows of their own: only what events said is written here.
-            mine.append(self._journal.write(self._shard, hint))
+        elif news:
+            mine += self._journal.write(hint)
         if known is None:
             self._hints[hint.resource_id] = hint
         else:
@@ -364,8 +375,8 @@ class Outbox:
         else:
             merge(known, hint)
         batch = self._queue[-1]
-        if not rows and self._rows_too and news and hint.actions & ~FLEETING:
-            rows = [self._journal.write(self._shard_of(hint.tenant_id), hint)]
+        if not rows and self._rows_too and news:
+            rows = self._journal.write(hint)
         if rows:
             batch.rows.setdefault(hint.resource_id, []).extend(rows)
 
@@ -413,9 +424,8 @@ class Outbox:
         self._rows_too = True
         for batch in (*self._sent, *self._queue):
             for hint in batch.hints:
-                if hint.actions & ~FLEETING and hint.resource_id not in batch.rows:
-                    row = self._journal.write(self._shard_of(hint.tenant_id), hint)
-                    batch.rows[hint.resource_id] = [row]
+                # Rows that it has already may say less than the hint does: events have merged into it since.
+                batch.rows.setdefault(hint.resource_id, []).extend(self._journal.write(hint))
             self._journal.settle(batch.references)
             batch.references = {}
         return True
@@ -443,9 +453,13 @@ class Outbox:
                 continue
             # References of an emptied batch may be for hints of batches before it: they go to the one before.
             add_references(stay[-1].references if stay else waiting, fresh.references)
-            if fresh.rows and stay:
-                for resource_id, rows in fresh.rows.items():
-                    stay[-1].rows.setdefault(resource_id, []).extend(rows)
+            # What rows are left are of hints in batches before it.
+            before = stay or self._sent
+            for resource_id, rows in fresh.rows.items():
+                if before:
+                    before[-1].rows.setdefault(resource_id, []).extend(rows)
+                else:
+                    self._journal.drop(rows)
         self._queue = stay
         return taken, waiting
 

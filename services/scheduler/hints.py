@@ -5,6 +5,7 @@ Request ids are for people: the newest 8 are kept.
 """
 
 from astara.event.v1 import event_pb2
+from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import work_pb2
 
 REQUEST_IDS = 8
@@ -15,6 +16,13 @@ UPDATE = 1 << (event_pb2.EVENT_KIND_UPDATE - 1)
 DELETE = 1 << (event_pb2.EVENT_KIND_DELETE - 1)
 POLL = 1 << (event_pb2.EVENT_KIND_POLL - 1)
 REBUILD = 1 << (event_pb2.EVENT_KIND_REBUILD - 1)
+
+OPERATION_BITS = {
+    resource_pb2.OPERATION_KIND_POLL: POLL,
+    resource_pb2.OPERATION_KIND_UPDATE: UPDATE,
+    resource_pb2.OPERATION_KIND_REBUILD: REBUILD,
+}
+"""The bit that makes a worker do what an operation says."""
 
 FLEETING = READ | POLL
 """Worth nothing to a later owner: never kept in the database."""
@@ -45,6 +53,18 @@ def merge(into: work_pb2.Hint, other: work_pb2.Hint) -> None:
     into.operations.extend(operation for operation in other.operations if operation.operation_id not in known)
     for request_id in other.request_ids:
         add_request_id(into, request_id)
+
+
+def lasting(hint: work_pb2.Hint) -> work_pb2.Hint | None:
+    """What of a hint must be a row: what events said. Operations are rows of their own, and so are their bits."""
+    if not hint.operations:
+        return hint if hint.actions & ~FLEETING else None
+    kept = work_pb2.Hint()
+    kept.CopyFrom(hint)
+    del kept.operations[:]
+    for operation in hint.operations:
+        kept.actions &= ~OPERATION_BITS.get(operation.kind, 0)
+    return kept if kept.actions & ~FLEETING else None
 
 
 def add_request_id(hint: work_pb2.Hint, request_id: str) -> None:

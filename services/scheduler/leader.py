@@ -18,7 +18,7 @@ from services.common.marks import SHARDS
 
 from .census import Census
 from .commands import InDebugModeError, NotKnownYetError, RefusedError, UnknownTargetError
-from .delivery import Destination, Journal, Outbox, Publisher, Shelf
+from .delivery import Destination, Journal, Outbox, Publisher, Shelf, come_back
 from .dispatch import Dispatch
 from .flags import Flags
 from .hints import DELETE
@@ -87,7 +87,7 @@ class Leader:
         self.quarantine = Quarantine(kept.deaths, settings.quarantine_deaths)
         self.view = View(self.index, self._enrich)
         self.journal = Journal(kept.next_mark, len(kept.marks), settings.mark_limit, self._journal_now.set)
-        self._shelves = [Shelf(shard, self.journal) for shard in range(SHARDS)]
+        self._shelves = [Shelf(self.journal) for _ in range(SHARDS)]
         self._routes: list[Destination] = list(self._shelves)
         self._unmatched = Unmatched(clock, seconds=settings.unmatched_seconds, limit=settings.unmatched_limit)
         self.dispatch = Dispatch(self.index, self._unmatched, self._routes, clock, self._command)
@@ -278,7 +278,7 @@ class Leader:
             window=self.settings.unacked_batches,
             late_seconds=self.settings.late_seconds,
         )
-        session.outbox.on_leaving = lambda shard, hint: self._shelves[shard].put(hint, [])
+        session.outbox.on_leaving = lambda shard, hint: come_back(hint, [], self.journal, self._routes[shard])
         session.outbox.image_of = self.operations.overrides
         self.sessions[key] = session
         welcome = work_pb2.Welcome(
@@ -321,7 +321,7 @@ class Leader:
         for shard in moving:
             self._routes[shard] = self._shelves[shard]
         for hint, rows in hints:
-            self._shelves[shard_of(hint.tenant_id)].put(hint, rows)
+            come_back(hint, rows, self.journal, self._routes[shard_of(hint.tenant_id)])
         self.journal.settle(references)
 
     def _detach(self, session: Session) -> None:
@@ -332,7 +332,7 @@ class Leader:
                 self._routes[shard] = self._shelves[shard]
         hints, references = session.outbox.close()
         for hint, rows in hints:
-            self._routes[shard_of(hint.tenant_id)].put(hint, rows)
+            come_back(hint, rows, self.journal, self._routes[shard_of(hint.tenant_id)])
         self.journal.settle(references)
         self.operations.left(session.key)
 

@@ -17,7 +17,6 @@ from astara.scheduler.v1 import operate_pb2, work_pb2
 from services.common.clock import Clock
 
 from .commands import (
-    ACTIONS,
     DEBUG,
     MANAGE,
     REBUILD_COMMAND,
@@ -31,6 +30,7 @@ from .commands import (
 )
 from .delivery import Facts, hint_of
 from .flags import GLOBAL, RESOURCE, TENANT, Change, Flags
+from .hints import OPERATION_BITS
 from .index import Index, Record, shard_of
 from .metrics import OPERATIONS
 from .ownership import Key
@@ -389,7 +389,7 @@ class Operations:
     def _hint(self, row: OperationRow, item: OperationResource) -> work_pb2.Hint:
         one = row.operation.scope == RESOURCE
         priority = event_pb2.PRIORITY_USER if one else event_pb2.PRIORITY_BULK
-        action = ACTIONS[row.operation.kind]
+        action = OPERATION_BITS[row.operation.kind]
         hint = hint_of(Facts(item.resource_id, item.kind, item.tenant_id, action, 0, priority))
         hint.operations.add().CopyFrom(row.operation)
         return hint

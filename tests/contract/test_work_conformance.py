@@ -18,7 +18,6 @@ from typing import Any
 
 import grpc.aio
 import pytest
-
 from astara.event.v1 import event_pb2
 from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import (
@@ -31,7 +30,9 @@ from astara.scheduler.v1 import (
     work_pb2,
     work_pb2_grpc,
 )
+
 from lab.cloud import AppliancesInProcess, CloudOptions, SimulatedCloud
+from lab.cloud.server import MANAGEMENT_NETWORK
 from services.common.marks import shard_of
 from services.common.metrics import MetricsSettings
 from services.common.settings import CommonSettings, GrpcSettings, load
@@ -83,7 +84,8 @@ class Ours(Implementation):
         self.cloud = SimulatedCloud(CloudOptions(management_cidr="127.64.0.0/16"), self.hypervisor)
         await self.cloud.start()
         self.cloud.seed()
-        network = next(row["id"] for row in self.cloud.network.networks.table if row["name"] == "astara-mgt")
+        networks = self.cloud.network.networks.table
+        network = next(row["id"] for row in networks if row["name"] == MANAGEMENT_NETWORK)
         image = next(row["id"] for row in self.cloud.image.images if row["name"] == "astara")
         config = folder / "worker.conf"
         config.write_text(
@@ -93,7 +95,8 @@ class Ours(Implementation):
             "project_domain_id = default\n[claim]\nclaim = all\n"
             f"[worker]\nname = worker-1\nlisten = 127.0.0.1:{free_port()}\n"
             f"[router]\nimage_id = {image}\nflavor = m1.astara\nmanagement_network_id = {network}\n"
-            "orchestrator_addresses = 127.0.0.1\nboot_look_interval = 0.1\n[appliance]\nsecret = conformance\n"
+            "orchestrator_addresses = 127.0.0.1\nboot_look_interval = 0.1\n"
+            "[appliance]\nsecret = conformance-test-only\n"
         )
         return sys.executable, "-m", "services.worker", "--config-file", str(config)
 
@@ -397,7 +400,8 @@ async def test_a_router_reaches_configured_under_the_real_scheduler(
     address = f"127.0.0.1:{free_port()}"
     config = tmp_path / "scheduler.conf"
     config.write_text(
-        f"[scheduler]\nlisten = {address}\ndatabase = sqlite:///{tmp_path}/s.db\nlease_seconds = 2\ninventory = optional\n"
+        f"[scheduler]\nlisten = {address}\ndatabase = sqlite:///{tmp_path}/s.db\n"
+        "lease_seconds = 2\ninventory = optional\n"
     )
     classes = (CommonSettings, SchedulerSettings, GrpcSettings, MetricsSettings)
     stop = asyncio.Event()
@@ -430,9 +434,11 @@ async def test_a_router_reaches_configured_under_the_real_scheduler(
         )
         started = await operate_pb2_grpc.OperateServiceStub(channel).StartOperation(request)
         name = started.operation.operation_id
-        while (
-            await query.GetOperation(query_pb2.GetOperationRequest(operation_id=name))
-        ).operation.state != resource_pb2.OPERATION_STATE_SUCCEEDED:
+
+        async def state() -> int:
+            return (await query.GetOperation(query_pb2.GetOperationRequest(operation_id=name))).operation.state
+
+        while await state() != resource_pb2.OPERATION_STATE_SUCCEEDED:  # noqa: ASYNC110 - another process reports
             await asyncio.sleep(0.02)
         assert running.process is not None
         running.process.send_signal(signal.SIGTERM)

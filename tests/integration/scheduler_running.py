@@ -8,10 +8,10 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import grpc.aio
-
 from astara.event.v1 import event_pb2
 from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import (
@@ -23,6 +23,8 @@ from astara.scheduler.v1 import (
     work_pb2,
     work_pb2_grpc,
 )
+from patience import until
+
 from services.common.metrics import MetricsSettings
 from services.common.settings import CommonSettings, GrpcSettings, load
 from services.scheduler.__main__ import main
@@ -110,14 +112,13 @@ class Client:
         self.query = query_pb2_grpc.QueryServiceStub(self.channel)
 
     async def leading(self) -> None:
-        while True:
-            try:
+        async def reached() -> bool:
+            with suppress(grpc.aio.AioRpcError):
                 await self.query.ListDebugFlags(query_pb2.ListDebugFlagsRequest(), wait_for_ready=True)
-                return
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-                await asyncio.sleep(0.02)
+                return True
+            return False
+
+        await until(reached)
 
     async def resource(self, resource_id: str) -> resource_pb2.Resource:
         return (await self.query.GetResource(query_pb2.GetResourceRequest(resource_id=resource_id))).resource
@@ -126,9 +127,11 @@ class Client:
         return list((await self.query.GetShardMap(query_pb2.GetShardMapRequest())).shards)
 
     async def until_shards(self, condition) -> list[query_pb2.ShardOwner]:
-        while not condition(shards := await self.shards()):
-            await asyncio.sleep(0.02)
-        return shards
+        async def reached() -> bool:
+            return condition(await self.shards())
+
+        await until(reached)
+        return await self.shards()
 
 
 class HandWorker:
@@ -258,9 +261,7 @@ class HandProducer:
 
     def publish(self, events: Iterable[event_pb2.Event], *, resync: bool = False) -> list[int]:
         batch = list(events)
-        request = ingest_pb2.PublishRequest(
-            producer="test", first_number=self.next_number, events=batch, resync=resync
-        )
+        request = ingest_pb2.PublishRequest(producer="test", first_number=self.next_number, events=batch, resync=resync)
         numbers = list(range(self.next_number, self.next_number + len(batch)))
         self.next_number += len(batch)
         self.outgoing.put_nowait(request)

@@ -8,11 +8,12 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from scheduler_running import LEASE, Client, HandProducer, HandWorker, SchedulerHere, event
-
 from astara.event.v1 import event_pb2
 from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import operate_pb2, query_pb2, work_pb2
+from patience import until
+from scheduler_running import LEASE, Client, HandProducer, HandWorker, SchedulerHere, event
+
 from services.scheduler.hints import POLL, REBUILD, UPDATE
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import Store
@@ -47,8 +48,10 @@ async def worker(client: Client) -> AsyncIterator[HandWorker]:
 
 
 async def until_resources(client: Client, count: int) -> None:
-    while len((await client.query.ListResources(query_pb2.ListResourcesRequest())).resources) != count:
-        await asyncio.sleep(0.01)
+    async def reached() -> bool:
+        return len((await client.query.ListResources(query_pb2.ListResourcesRequest())).resources) == count
+
+    await until(reached)
 
 
 async def start(client: Client, kind: str, scope: str, target: str = "", **facts: object) -> resource_pb2.Operation:
@@ -74,7 +77,9 @@ async def until_state(client: Client, operation_id: str, state: str) -> resource
         await asyncio.sleep(0.01)
 
 
-def finish(worker: HandWorker, operation: resource_pb2.Operation, router: str, state: str = "SUCCEEDED", message: str = "") -> None:
+def finish(
+    worker: HandWorker, operation: resource_pb2.Operation, router: str, state: str = "SUCCEEDED", message: str = ""
+) -> None:
     report = work_pb2.OperationReport(operation_id=operation.operation_id, resource_id=router, message=message)
     report.state = resource_pb2.OperationState.Value(f"OPERATION_STATE_{state}")
     worker.send(operation=report)
@@ -228,8 +233,12 @@ async def test_a_resource_in_progress_in_two_deaths_is_held_back_until_an_operat
         victim = await HandWorker(client, f"victim-{turn}").connect()
         await victim.until(lambda v=victim: len(v.held) == 1024)
         victim.report("r1", "t", state=resource_pb2.INSTANCE_STATE_BOOTING, in_progress=True, revision=1)
-        while (await client.resource("r1")).worker != victim.name or not (await client.resource("r1")).in_progress:
-            await asyncio.sleep(0.01)
+
+        async def reported(name: str = victim.name) -> bool:
+            resource = await client.resource("r1")
+            return resource.worker == name and resource.in_progress
+
+        await until(reported)
         await victim.disconnect()
         await client.until_shards(lambda shards: all(shard.state == "unowned" for shard in shards))
     assert (await client.resource("r1")).quarantined
@@ -325,4 +334,3 @@ async def test_a_deposed_leader_writes_nothing_and_stands_by(tmp_path: Path) -> 
     await worker.until(lambda: worker.ended is grpc.StatusCode.UNAVAILABLE)
     await client.channel.close()
     await one.end()
-

@@ -1,10 +1,10 @@
 """Merging hints: any order and any repetition of the same events ends in the same hint."""
 
+from astara.resource.v1 import resource_pb2
+from astara.scheduler.v1 import work_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from astara.resource.v1 import resource_pb2
-from astara.scheduler.v1 import work_pb2
 from services.scheduler.hints import covers, merge
 
 HINTS = st.builds(
