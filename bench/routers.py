@@ -7,6 +7,7 @@ clock runs from the first event until the scheduler knows all routers as CONFIGU
 import asyncio
 import sys
 import time
+from typing import Any
 
 from astara.event.v1 import event_pb2 as event
 
@@ -14,12 +15,18 @@ from bench.measure import Figure
 from bench.stack import router_event, routers_of_tenants, running, set_latency, until_configured
 
 ROUTERS = 1_000
+REALISTIC: dict[str, Any] = {
+    "boot_delay": 2.0,
+    "latency": {"neutron": 0.020, "nova": 0.050},
+    "appliance_delay": 0.010,
+}
 
 
-async def _rate(count: int) -> float:
-    async with running(2, boot_delay=2.0, latency={"neutron": 0.0, "nova": 0.0}, appliance_delay=0.01) as stack:
+async def rate(count: int, *, boot_delay: float, latency: dict[str, float], appliance_delay: float) -> float:
+    """Routers a second, with these delays in seconds."""
+    async with running(2, boot_delay=boot_delay, latency={}, appliance_delay=appliance_delay) as stack:
         made = await asyncio.to_thread(routers_of_tenants, stack.connect(), count)
-        await asyncio.to_thread(set_latency, stack.cloud_port, {"neutron": 0.020, "nova": 0.050})
+        await asyncio.to_thread(set_latency, stack.cloud_port, latency)
         started = time.monotonic()
         for router_id, tenant_id in made:
             await stack.publisher.publish(router_event(event.EVENT_KIND_CREATE, router_id, tenant_id))
@@ -30,7 +37,7 @@ async def _rate(count: int) -> float:
 def main() -> None:
     """Three runs; an argument sets the number of routers."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else ROUTERS
-    values = [asyncio.run(_rate(count)) for _ in range(3 if count == ROUTERS else 1)]
+    values = [asyncio.run(rate(count, **REALISTIC)) for _ in range(3 if count == ROUTERS else 1)]
     Figure("routers_realistic", "routers/s", values, ">= 60", 5, f"{count} routers, 2 workers").write()
 
 
