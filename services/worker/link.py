@@ -73,6 +73,8 @@ class Link:
         self._outgoing: asyncio.Queue[work.WorkRequest] = asyncio.Queue()
         self._draining = False
         self._empty = asyncio.Event()
+        self._call: Any = None
+        self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -90,6 +92,7 @@ class Link:
                         _log.warning("stream ended", code=error.code().name, detail=error.details())
                 finally:
                     self._connected(False)
+                    self._ended.set()
                 await reconnect_delay(min(attempt + 1, 10))
 
     async def drain(self, timeout: float) -> None:
@@ -101,17 +104,24 @@ class Link:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._empty.wait()
-                await asyncio.sleep(self._gather_seconds * 2)
+                for message in self._reporter.take():
+                    self._send(message)
+                await self._outgoing.join()
+                if self._call is not None:
+                    # A cancelled call may lose what the scheduler has not read: end it, and wait until it has.
+                    await self._call.done_writing()
+                    await self._ended.wait()
 
     def _send(self, request: work.WorkRequest) -> None:
         self._outgoing.put_nowait(request)
 
     async def _one_stream(self) -> None:
         _STREAMS.inc()
+        self._ended.clear()
         # What an older stream did not send is derived anew: acks and releases mean nothing on another stream.
         self._outgoing = asyncio.Queue()
         hello_sent = self._clock.lease()
-        call = self._stub.Work()
+        self._call = call = self._stub.Work()
         side_jobs = [asyncio.create_task(job) for job in (self._write(call), self._renew(), self._report())]
         try:
             async for response in call:
@@ -139,6 +149,7 @@ class Link:
                 await call.write(work.WorkRequest(drain=work.Drain()))
             while True:
                 await call.write(await queue.get())
+                queue.task_done()
 
     def _handle(self, response: work.WorkResponse, hello_sent: float) -> None:
         match response.WhichOneof("message"):
@@ -153,8 +164,7 @@ class Link:
             case "grant":
                 self._spawn(self._granted(response.grant))
             case "revoke":
-                for shard in response.revoke.shards:
-                    self._spawn(self._release(shard))
+                self._spawn(self._release(list(response.revoke.shards)))
             case "flag_change":
                 self._spawn(self._apply_flag(response.flag_change))
             case "diagnosis_request":
@@ -188,6 +198,7 @@ class Link:
         _log.info("welcome", term=welcome.term, kept=len(kept), lease_ms=welcome.lease_milliseconds)
 
     async def _granted(self, grant: work.Grant) -> None:
+        self._empty.clear()
         # A shard that this worker is still letting go of (it was not kept in Welcome) must be empty before it begins.
         await self._dispatcher.closed([shard.shard for shard in grant.shards])
         for shard in grant.shards:
@@ -198,13 +209,14 @@ class Link:
         if grant.shards:
             _log.info("granted", shards=len(grant.shards), resources=len(grant.resources))
 
-    async def _release(self, shard: work.HeldShard) -> None:
-        held = self._ownership.epoch(shard.shard)
-        # Dropped first: the guard stops running machines before their next step.
-        if held is not None and (held.term, held.counter) <= (shard.term, shard.counter):
-            self._ownership.drop(shard.shard)
-            await self._dispatcher.close_shard(shard.shard)
-        self._send(work.WorkRequest(released=work.Released(shards=[shard])))
+    async def _release(self, shards: list[work.HeldShard]) -> None:
+        for shard in shards:
+            held = self._ownership.epoch(shard.shard)
+            # Dropped first: the guard stops running machines before their next step.
+            if held is not None and (held.term, held.counter) <= (shard.term, shard.counter):
+                self._ownership.drop(shard.shard)
+        await asyncio.gather(*(self._dispatcher.close_shard(shard.shard) for shard in shards))
+        self._send(work.WorkRequest(released=work.Released(shards=shards)))
         if not self._ownership.shards:
             self._empty.set()
         _SHARDS.set(len(self._ownership.shards))

@@ -37,6 +37,7 @@ class Reporter:
     def changed(self, resource: ManagedResource) -> None:
         """Report the resource in the next batch."""
         self._changed[resource.resource_id] = resource
+        self._gone.discard(resource.resource_id)
 
     def forgotten(self, resource: ManagedResource) -> None:
         """The resource exists no more."""

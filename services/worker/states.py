@@ -167,16 +167,15 @@ def check_table() -> None:
         raise ValueError(msg)
 
 
-def diagram() -> str:
-    """The table as a Mermaid state diagram, for docs/."""
-    lines = ["stateDiagram-v2", "    [*] --> CalcAction", "    Exit --> [*]"]
+def arrows() -> list[tuple[State, str, State]]:
+    """The table as arrows for documentation: from, in which case, to. "otherwise" is what no arrow above it names."""
+    found = []
     for state, rules in TABLE.items():
         for rule in rules:
-            who = "/".join(sorted(action.name.lower() for action in rule.actions))
-            what = "/".join(sorted(instance.value for instance in rule.instances))
-            label = ", ".join(part for part in (who, what) if part) or "otherwise"
-            lines.append(f"    {state.value} --> {rule.to.value} : {label}")
-    return "\n".join(lines) + "\n"
+            who = ", ".join(sorted(action.name.lower() for action in rule.actions))
+            what = ", ".join(sorted(instance.value for instance in rule.instances))
+            found.append((state, " and ".join(part for part in (what, who) if part) or "otherwise", rule.to))
+    return found
 
 
 check_table()
