@@ -1,4 +1,4 @@
-"""`python -m bench`: run every bench in turn and write the table in docs/bench.md. `python -m bench table`: only the table."""
+"""`python -m bench` runs every bench in turn and writes the table in docs/bench.md; `python -m bench table` only writes it."""
 
 import json
 import subprocess

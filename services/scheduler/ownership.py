@@ -107,6 +107,18 @@ class Plan:
     """Shards stay unowned because no epoch is in reserve: reserve more and plan again."""
 
 
+def _fair_shares(ready: list[Holder]) -> dict[Key, int]:
+    """How many shards each may hold: all the same but for the remainder, which those keep that hold most already.
+
+    So a worker that joins a hundred others gets its share too, though they are all within the rounded-up average.
+    """
+    if not ready:
+        return {}
+    least, remainder = divmod(SHARDS, len(ready))
+    by_load = sorted(ready, key=lambda holder: (-len(holder.shards), holder.key))
+    return {holder.key: least + (place < remainder) for place, holder in enumerate(by_load)}
+
+
 class Ownership:
     """The map of one leader. `next_counter` gives a durable counter, or None when none is in reserve."""
 
@@ -217,13 +229,13 @@ class Ownership:
         plan = Plan(ended=self._ended)
         self._ended = []
         ready = [holder for holder in self._holders.values() if holder.connected and not holder.draining]
-        cap = -(-SHARDS // len(ready)) if ready else 0
+        caps = _fair_shares(ready)
         if len(self._ranks) > 2 * len(self._holders) + 16:
             self._ranks.clear()  # names of pods that went; computed again when asked for
         for holder in self._holders.values():
             if holder.connected:
-                self._revoke(holder, 0 if holder.draining else cap, ready, plan)
-        self._grant(ready, cap, plan)
+                self._revoke(holder, caps, plan)
+        self._grant(ready, caps, plan)
         return plan
 
     def deadline(self) -> float | None:
@@ -290,20 +302,20 @@ class Ownership:
                 if shard.state is ShardState.WAITING and shard.holder == _NOBODY:
                     shard.state = ShardState.UNOWNED
 
-    def _revoke(self, holder: Holder, cap: int, ready: list[Holder], plan: Plan) -> None:
+    def _revoke(self, holder: Holder, caps: dict[Key, int], plan: Plan) -> None:
         owned = [number for number in holder.shards if self.shards[number].state is ShardState.OWNED]
-        surplus = len(owned) - cap
+        surplus = len(owned) - caps.get(holder.key, 0)
         if surplus <= 0:
             return
-        below = [other.key.name for other in ready if len(other.shards) < cap] or [holder.key.name]
+        below = [key.name for key, cap in caps.items() if len(self._holders[key].shards) < cap] or [holder.key.name]
         # Those go that somebody below the cap ranks highest for, so that they stay where they go.
         owned.sort(key=lambda number: (max(self._rank(name)[number] for name in below), number), reverse=True)
         for number in owned[:surplus]:
             self.shards[number].state = ShardState.REVOKING
             plan.revokes.setdefault(holder.key, []).append(Held(number, self.shards[number].epoch))
 
-    def _grant(self, ready: list[Holder], cap: int, plan: Plan) -> None:
-        room = {holder.key.name: holder for holder in ready if len(holder.shards) < cap}
+    def _grant(self, ready: list[Holder], caps: dict[Key, int], plan: Plan) -> None:
+        room = {holder.key.name: holder for holder in ready if len(holder.shards) < caps[holder.key]}
         for number, shard in enumerate(self.shards):
             if shard.state is not ShardState.UNOWNED or not room:
                 continue
@@ -317,7 +329,7 @@ class Ownership:
             epoch = Epoch(self._term, counter)
             self._give(holder, number, epoch)
             plan.grants.setdefault(holder.key, []).append(Held(number, epoch))
-            if len(holder.shards) >= cap:
+            if len(holder.shards) >= caps[holder.key]:
                 del room[name]
 
     def _rank(self, name: str) -> list[bytes]:

@@ -107,22 +107,25 @@ class Store:
             row = connection.execute(sa.select(leader).where(leader.c.id == 1).with_for_update()).one()
             if row.holder not in ("", holder) and row.expires > now:
                 return None
+            # A new database begins with the time as its term, not with 1: appliances remember the highest epoch that
+            # they have seen, and would refuse a leader whose database was lost.
+            term = row.term + 1 if row.term else int(now)
             connection.execute(
                 sa.update(leader)
                 .where(leader.c.id == 1)
                 .values(
-                    term=row.term + 1,
+                    term=term,
                     holder=holder,
                     expires=now + ttl,
                     lease_seconds=max(row.lease_seconds, lease_seconds),
                 )
             )
-            return Term(row.term + 1, row.epoch, row.lease_seconds)
+            return Term(term, row.epoch, row.lease_seconds)
 
-        term = await self._transaction(work)
-        if term is not None:
-            self._term = term.term
-        return term
+        acquired = await self._transaction(work)
+        if acquired is not None:
+            self._term = acquired.term
+        return acquired
 
     async def renew(self, *, now: float, ttl: float) -> None:
         """Keep the leader's row. Raises DeposedError."""
