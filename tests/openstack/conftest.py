@@ -130,7 +130,8 @@ class RealCloud:
                 return answer
             if time.monotonic() - started > seconds:
                 pytest.fail(
-                    f"{what}: not within {seconds} s; resources: {json.dumps(self.api('/v1/resources'))[:3000]}"
+                    f"{what}: not within {seconds} s; ports {self.own_ports()}, servers {self.servers()}, "
+                    f"resources: {json.dumps(self.api('/v1/resources'))[:3000]}"
                 )
             time.sleep(0.5)
 
@@ -139,9 +140,13 @@ class RealCloud:
         return [server.name for server in self.admin.compute.servers(all_projects=True, name="^astara-")]
 
     def own_ports(self) -> list[str]:
-        """Ids of Neutron's ports that carry our mark."""
+        """Marks of Neutron's ports that are ours, with their networks."""
         ports = self.admin.network.ports()
-        return [p.id for p in ports if (m := marks.PortMark.parse(p.description)) and m.deployment == DEPLOYMENT]
+        return [
+            f"{port.description} on {port.network_id}"
+            for port in ports
+            if (mark := marks.PortMark.parse(port.description)) and mark.deployment == DEPLOYMENT
+        ]
 
 
 def _free_port() -> int:
