@@ -40,7 +40,7 @@ def what_next(console: Console, layout: Layout, plan: Plan, routers: Sequence[De
         "Talk to the services": _grpcurl(plan),
         "Break it": [
             f"kill -9 $(cat {layout.run}/worker-1.pid)      # or {', '.join(s for s in _SERVICES if s != 'worker-1')}",
-            f'curl -X POST {plan.cloud_url}/faults -d \'{{"service": "nova", "kind": "error", "count": 3}}\'',
+            f'curl -X POST {plan.cloud_url}/faults -d \'{{"service": "nova", "kind": "error", "times": 3}}\'',
         ],
         "Read": [f"tail -f {layout.logs}/worker-1.log       # one file a service", str(layout.config)],
     }
