@@ -96,7 +96,7 @@ class Workbench:
         worker: dict[str, Any] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.host = ApplianceHost()
+        self.host = ApplianceHost(metadata=True)
         self.hypervisor = AppliancesInProcess(self.host)
         self.cloud = SimulatedCloud(options or CloudOptions(management_cidr="127.65.0.0/16"), self.hypervisor)
         self.clock = clock or SystemClock()

@@ -50,7 +50,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         delete_delay=arguments.delete_delay, latency=latency, segments=arguments.segments,
         management_cidr=arguments.management_cidr,
     )  # fmt: skip
-    hypervisor = None if arguments.no_appliances else AppliancesInProcess(ApplianceHost())
+    hypervisor = None if arguments.no_appliances else AppliancesInProcess(ApplianceHost(metadata=True))
     cloud = SimulatedCloud(options, hypervisor or NoHypervisor())
     cloud.seed()
     for name in arguments.tenant:
