@@ -6,12 +6,12 @@ import sys
 from aiohttp import web
 
 from services.common import logging, metrics, openstack, process
+from services.common.listen import bind
 from services.common.metrics import MetricsSettings
 from services.common.openstack import OpenStackSettings
 from services.common.rpc import RpcServer, open_channel
 from services.common.settings import CommonSettings, GrpcSettings, Settings
 from services.metadata.instances import NeutronInstances
-from services.metadata.listener import bind
 from services.metadata.nova import NovaMetadata
 from services.metadata.resources import SchedulerResources
 from services.metadata.service import MetadataService
@@ -27,7 +27,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     own, appliance = settings[MetadataSettings], settings[ApplianceSecretSettings]
     check(own, appliance)
     connection = openstack.connect(settings)
-    sockets = bind(own.listen, own.port)
+    sockets = bind("metadata", own.listen, own.port)
     metrics.serve(settings[MetricsSettings])
     channel = open_channel(settings[GrpcSettings])
     instances = NeutronInstances(connection, own.neutron_threads)

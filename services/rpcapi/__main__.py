@@ -4,12 +4,13 @@ import asyncio
 import sys
 
 from services.common import logging, metrics, process
+from services.common.listen import bind
 from services.common.metrics import MetricsSettings
 from services.common.rpc import RpcServer, open_channel
 from services.common.settings import GrpcSettings, Settings
 from services.rpcapi.application import build
 from services.rpcapi.scheduler import Scheduler
-from services.rpcapi.server import bind, serve
+from services.rpcapi.server import serve
 from services.rpcapi.settings import RpcapiSettings, read_token
 
 log = logging.get(__name__)
@@ -19,7 +20,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve HTTP and gRPC health until `stop` is set."""
     own, grpc_settings = settings[RpcapiSettings], settings[GrpcSettings]
     token = read_token(own)
-    sockets = bind(own)
+    sockets = bind("rpcapi", own.listen, own.port)
     metrics.serve(settings[MetricsSettings])
     channel = open_channel(grpc_settings)
     try:

@@ -16,11 +16,12 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from services.common.listen import bind
 from services.common.rpc import RpcServer, open_channel
 from services.common.settings import GrpcSettings
 from services.rpcapi.application import build
 from services.rpcapi.scheduler import Scheduler
-from services.rpcapi.server import bind, serve
+from services.rpcapi.server import serve
 from services.rpcapi.settings import RpcapiSettings, read_token
 
 ROUTER = "6d9ef2b7-7e8a-4d6c-9a63-0d1d1b1f8a01"
@@ -169,7 +170,7 @@ async def running(**options: Any) -> AsyncIterator[Api]:
     channel = open_channel(GrpcSettings(), rpc.address)
     stop = asyncio.Event()
     app = build(settings, Scheduler(channel), read_token(settings), stop)
-    serving = asyncio.create_task(serve(app, settings, bind(settings), stop))
+    serving = asyncio.create_task(serve(app, settings, bind("rpcapi", settings.listen, settings.port), stop))
     async with aiohttp.ClientSession() as session:
         try:
             yield Api(f"http://127.0.0.1:{settings.port}", settings.port, scripted, rpc, session, stop)

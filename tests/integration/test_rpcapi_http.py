@@ -15,8 +15,8 @@ from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import query_pb2
 from rpcapi_running import IMAGE, ROUTER, TENANT, TOKEN, Api, running
 
+from services.common.listen import bind
 from services.common.settings import SettingsError
-from services.rpcapi.server import bind
 from services.rpcapi.settings import RpcapiSettings, read_token
 
 
@@ -340,7 +340,7 @@ def taken() -> Iterator[int]:
 
 def test_a_taken_port_is_named(taken: int):
     with pytest.raises(SettingsError, match=rf"127\.0\.0\.1 port {taken}"):
-        bind(RpcapiSettings(port=taken))
+        bind("rpcapi", ("127.0.0.1",), taken)
 
 
 # What it says about itself

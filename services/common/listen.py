@@ -1,4 +1,4 @@
-"""The sockets on which appliances reach the service."""
+"""Listening TCP sockets for services that speak HTTP on several addresses of both IP versions."""
 
 import errno
 import socket
@@ -12,8 +12,8 @@ BACKLOG = 512
 log = logging.get(__name__)
 
 
-def bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
-    """A listening socket for each address. SettingsError names the one that is wrong or taken.
+def bind(group: str, addresses: Sequence[str], port: int) -> list[socket.socket]:
+    """A listening socket for each address, given by number. SettingsError names `group` and the address in question.
 
     `::1` is left out, and this said, on a machine without IPv6: it is in the default list.
     """
@@ -28,7 +28,7 @@ def bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
                 continue
             for other in bound:
                 other.close()
-            raise SettingsError(f"[metadata] listen: {address} port {port}: {error.strerror or error}") from error
+            raise SettingsError(f"[{group}] listen: {address} port {port}: {error.strerror or error}") from error
     return bound
 
 
