@@ -1,4 +1,4 @@
-"""`python -m bench` runs every bench in turn and writes the table in docs/bench.md; `python -m bench table` only writes it."""
+"""`python -m bench` runs every bench and writes the table in docs/bench.md; `python -m bench table` only the table."""
 
 import json
 import subprocess

@@ -43,16 +43,18 @@ def broker_urls(text: str) -> list[str]:
     `rabbit://user:password@one:5672,user:password@two:5672/vhost` is one URL a host, to be tried in turn. The virtual
     host is what follows the slash that ends the host, `/` when nothing does. SettingsError when it is no such URL.
     """
-    parts = urlsplit(text)
-    if parts.scheme not in _SCHEMES or not parts.netloc:
+    # By hand: urlsplit refuses several hosts when one of them is an IPv6 address in brackets.
+    scheme, _, rest = text.partition("://")
+    hosts, slash, path = rest.partition("/")
+    if scheme.lower() not in _SCHEMES or not hosts:
         # The text may hold a password: it is not repeated.
         msg = "[notifier] broker is not a URL of the form amqp://user:password@host:5672/vhost (or amqps, rabbit)"
         raise SettingsError(msg)
-    scheme = "amqps" if _SCHEMES[parts.scheme] else "amqp"
-    path = parts.path or "//"
+    scheme = "amqps" if _SCHEMES[scheme.lower()] else "amqp"
+    path = slash + path or "//"
     login = ""
     urls: list[str] = []
-    for host in parts.netloc.split(","):
+    for host in hosts.split(","):
         if "@" in host:
             login = host.rpartition("@")[0] + "@"
         urls.append(f"{scheme}://{login}{host.rpartition('@')[2]}{path}")
