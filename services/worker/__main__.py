@@ -76,6 +76,10 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         def peers(resource: ManagedResource) -> list[ManagedResource]:
             return [other for other in dispatcher if other is not resource and other.instance is not None]
 
+        def may_act(resource: ManagedResource) -> bool:
+            # A debug flag stops a run between two steps, too: what it covers is left alone from then on.
+            return ownership.may_act(resource.shard) and not flags.covers(resource.resource_id, resource.tenant_id)
+
         claims = await claim.load(settings[claim.ClaimSettings], connection)
         environment = RouterEnvironment(
             deployment=common.deployment,
@@ -100,7 +104,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         machine = Machine(
             driver,
             reporter,
-            lambda resource: ownership.may_act(resource.shard),
+            may_act,
             clock,
             _new_id,
             RetryPolicy(own.first_retry, own.last_retry),

@@ -163,7 +163,8 @@ class Dispatcher:
 
     async def _turn(self, resource: ManagedResource) -> None:
         name = resource.resource_id
-        result = await self._runner.run(resource)
+        # Between the heap and this line a flag may have been set, or the shard revoked.
+        result = RunResult(Outcome.DONE) if self._held_back(resource) else await self._runner.run(resource)
         # From here to the end there is no await: a hint that came during the run is seen by `_make_ready`, one that
         # comes later finds the resource no longer running.
         del self._running[name]

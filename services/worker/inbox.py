@@ -104,6 +104,13 @@ class Inbox:
         """The one action that covers all: delete over rebuild over create over update over read over poll."""
         return max(self.wanted(), default=None)
 
+    def drop_unknown(self) -> list[str]:
+        """Drop operators' commands of kinds that a worker cannot carry out; answers with their ids."""
+        unknown = [name for name, one in self.operations.items() if one.kind not in _OPERATION_BITS]
+        for name in unknown:
+            del self.operations[name]
+        return unknown
+
     def rebuilds(self) -> list[resource.Operation]:
         """The rebuilds that are wanted, the oldest first."""
         found = (one for one in self.operations.values() if one.kind == resource.OPERATION_KIND_REBUILD)

@@ -210,7 +210,7 @@ class Machine:
                 raise StepError(f"{steps} steps without an end, the last was {step.value} in {resource.state}")
             resource.step = step
             if not self._guard(resource):
-                raise LostOwnershipError("the shard is no longer this worker's")
+                raise LostOwnershipError("this worker may not act for it now")
             _STEPS.labels(step.value).inc()
             result = await self._steps[step](resource)
             self._moved(resource, result.state)
@@ -230,6 +230,11 @@ class Machine:
 
     async def _prepare(self, resource: ManagedResource, hand: Inbox) -> RunResult | None:
         """What CalcAction must know before the table can decide; a RunResult when there is nothing to do now."""
+        for operation_id in hand.drop_unknown():
+            text = "this worker does not know commands of this kind"
+            self._observer.operation(resource, operation_id, pb.OPERATION_STATE_FAILED, text)
+        if not hand:
+            return RunResult(Outcome.DONE)
         for operation in hand.operations.values():
             self._observer.operation(resource, operation.operation_id, pb.OPERATION_STATE_RUNNING, "")
         deleted = bool(hand.actions & BITS[Action.DELETE])
@@ -239,7 +244,7 @@ class Machine:
                 return self._come_back(resource, hand, remaining)
         if deleted:
             if not self._guard(resource):
-                raise LostOwnershipError("the shard is no longer this worker's")
+                raise LostOwnershipError("this worker may not act for it now")
             if not await self._driver.is_deleted(resource):
                 # Events are hints: this one was wrong, or the id lives again.
                 hand.actions = hand.actions & ~BITS[Action.DELETE] | BITS[Action.UPDATE]
