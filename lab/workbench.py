@@ -98,12 +98,15 @@ class Workbench:
     ) -> None:
         self.host = ApplianceHost(metadata=True)
         self.hypervisor = AppliancesInProcess(self.host)
-        self.cloud = SimulatedCloud(options or CloudOptions(management_cidr="127.65.0.0/16"), self.hypervisor)
+        # Benches may run side by side: each has a port for its appliances' API and, but for rare luck, addresses of its
+        # own for their other ports.
+        self._port = _free_port()
+        cidr = f"127.{65 + self._port % 60}.{self._port // 60 % 2 * 128}.0/17"
+        self.cloud = SimulatedCloud(options or CloudOptions(management_cidr=cidr), self.hypervisor)
         self.clock = clock or SystemClock()
         self.claims: Callable[[dict[str, Any]], bool] = lambda _router: True
         self.epoch = (1, 1)
         self.owns = True
-        self._port = _free_port()  # benches may run side by side on the same addresses
         self._router = router or {}
         self._appliance = appliance or {}
         self._worker = worker or {}
