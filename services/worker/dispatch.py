@@ -79,6 +79,7 @@ class Dispatcher:
         self._interrupted: set[str] = set()  # running ones for which something urgent has come in
         self._timers: dict[str, Timer] = {}
         self._closing: dict[int, asyncio.Event] = {}
+        self._parked: dict[int, list[work.Hint]] = {}
         self._paused = False
 
     def __len__(self) -> int:
@@ -95,6 +96,10 @@ class Dispatcher:
 
     def deliver(self, hint: work.Hint) -> None:
         """Merge a hint into the inbox of its resource and see to it that it gets its turn."""
+        if self._closing and (shard := marks.shard_of(hint.tenant_id)) in self._closing:
+            # It belongs to the next grant of that shard, which waits for the end of the last one as well.
+            self._parked.setdefault(shard, []).append(hint)
+            return
         resource = self._resource(hint.resource_id, hint.tenant_id, hint.kind)
         if hint.image_id:
             resource.image_override = hint.image_id
@@ -217,6 +222,8 @@ class Dispatcher:
             self._drop(resource)
         self._by_shard.pop(shard, None)
         self._closing.pop(shard, None)
+        for hint in self._parked.pop(shard, ()):
+            self.deliver(hint)
 
     async def closed(self, shards: Iterable[int]) -> None:
         """Wait until none of these shards is still being closed."""
