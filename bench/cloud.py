@@ -24,7 +24,7 @@ class _SlowHost(ApplianceHost):
 async def _run(port: int, boot_delay: float, appliance_delay: float) -> None:
     host = _SlowHost()
     host.delay = appliance_delay
-    options = CloudOptions(port_base=port, boot_delay=boot_delay, management_cidr="127.66.0.0/16")
+    options = CloudOptions(port_base=port, boot_delay=boot_delay, management_cidr="127.120.0.0/16")
     cloud = SimulatedCloud(options, AppliancesInProcess(host))
     cloud.seed()
     await cloud.start()

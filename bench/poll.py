@@ -28,7 +28,7 @@ DIGEST = "v1:" + "0" * 64
 def _ids(number: int) -> tuple[str, str, str]:
     """Router, instance and address number so-and-so."""
     router, instance = (str(uuid.uuid5(uuid.NAMESPACE_OID, f"{kind}-{number}")) for kind in ("router", "instance"))
-    return router, instance, f"127.68.{1 + number // 250}.{1 + number % 250}"
+    return router, instance, f"127.121.{1 + number // 250}.{1 + number % 250}"
 
 
 def _token(router: str, instance: str) -> str:
@@ -66,7 +66,7 @@ async def _measure() -> list[float]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.poll", "carry", stdout=asyncio.subprocess.PIPE
     )
-    bench = await Workbench(CloudOptions(management_cidr="127.69.0.0/16"), appliance={"port": 5000}).start()
+    bench = await Workbench(CloudOptions(management_cidr="127.122.0.0/16"), appliance={"port": 5000}).start()
     try:
         if process.stdout is None or (await process.stdout.readline()).strip() != b"listening":
             raise RuntimeError("the appliances do not come up")

@@ -51,6 +51,8 @@ def connect(settings: Settings) -> Connection:
         msg = f"[{GROUP}] {error}"
         raise SettingsError(msg) from error
     http = requests.Session()
+    # keystoneauth authenticates; without this, requests looks for a .netrc at every call and would send what it finds.
+    http.auth = _unchanged
     adapter = HTTPAdapter(pool_connections=8, pool_maxsize=own.pool_size, pool_block=False)
     http.mount("http://", adapter)
     http.mount("https://", adapter)
@@ -65,3 +67,7 @@ def connect(settings: Settings) -> Connection:
         compute_interface=own.interface,
         image_interface=own.interface,
     )
+
+
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request

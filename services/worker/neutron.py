@@ -6,6 +6,7 @@ lists of ids are split so that no URL grows beyond what servers take.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ class Neutron:
     def __init__(self, api: Api, deployment: str) -> None:
         self._api = api
         self._deployment = deployment
-        self._labels: tuple[float, list[Json]] = (0.0, [])
+        self._labels: tuple[float, list[Json]] = (-math.inf, [])
+        self._labels_lock = asyncio.Lock()
         self.extensions: frozenset[str] = frozenset()
 
     async def load_extensions(self) -> None:
@@ -150,15 +152,18 @@ class Neutron:
         """Labels that count this router's traffic: its project's, and shared ones. Listed once a minute."""
         if "metering" not in self.extensions:
             return []
-        read_at, labels = self._labels
-        if time.monotonic() - read_at > 60.0:
-            found, rules = await asyncio.gather(
-                self.listing("metering/metering-labels", []), self.listing("metering/metering-label-rules", [])
-            )
-            labels = [
-                {**label, "rules": [r for r in rules if r["metering_label_id"] == label["id"]]} for label in found
-            ]
-            self._labels = (time.monotonic(), labels)
+        # One listing for all who ask at the same time: a thousand new routers do.
+        async with self._labels_lock:
+            read_at, labels = self._labels
+            if time.monotonic() - read_at > 60.0:
+                found, rules = await asyncio.gather(
+                    self.listing("metering/metering-labels", []), self.listing("metering/metering-label-rules", [])
+                )
+                labels = [
+                    {**label, "rules": [rule for rule in rules if rule["metering_label_id"] == label["id"]]}
+                    for label in found
+                ]
+                self._labels = (time.monotonic(), labels)
         tenant = reading.router.get("project_id") or reading.router.get("tenant_id")
         return [label for label in labels if label.get("shared") or label.get("project_id") == tenant]
 
