@@ -88,6 +88,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
             management=await facts_task,
             claims=claims,
             epoch=epoch,
+            glance=cloud.glance,
             peers=peers,
             new_id=_new_id,
             clock=clock,

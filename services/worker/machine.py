@@ -55,6 +55,10 @@ class Driver(Protocol):
         """Whether a DELETE event speaks the truth."""
         ...
 
+    async def refuses_rebuild(self, image_id: str) -> str:
+        """Why an instance could not be booted from this image, in words; empty when it could."""
+        ...
+
     async def alive(self, resource: ManagedResource) -> StepResult:
         """State ALIVE."""
         ...
@@ -237,6 +241,9 @@ class Machine:
             return RunResult(Outcome.DONE)
         for operation in hand.operations.values():
             self._observer.operation(resource, operation.operation_id, pb.OPERATION_STATE_RUNNING, "")
+        await self._refuse_hopeless_rebuilds(resource, hand)
+        if not hand:
+            return RunResult(Outcome.DONE)
         deleted = bool(hand.actions & BITS[Action.DELETE])
         if resource.state is InstanceState.ERROR and not hand.operations and not deleted:
             remaining = (resource.cooling_until or 0.0) - self._clock.lease()
@@ -265,6 +272,14 @@ class Machine:
     async def _stop(self, resource: ManagedResource) -> StepResult:
         gone = resource.state is InstanceState.GONE or bool(resource.hand and resource.hand.action() is Action.DELETE)
         return await self._driver.stop(resource, forever=gone)
+
+    async def _refuse_hopeless_rebuilds(self, resource: ManagedResource, hand: Inbox) -> None:
+        """A command that names an image from which nothing boots must not cost the instance that runs."""
+        for operation in hand.rebuilds():
+            if operation.image_id and (reason := await self._driver.refuses_rebuild(operation.image_id)):
+                del hand.operations[operation.operation_id]
+                self._observer.operation(resource, operation.operation_id, pb.OPERATION_STATE_FAILED, reason)
+                self._observer.happened(resource, "command", f"rebuild refused: {reason}")
 
     async def _rebuild(self, resource: ManagedResource) -> StepResult:
         return await self._driver.stop(resource, forever=False)

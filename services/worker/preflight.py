@@ -12,6 +12,7 @@ from services.common import logging
 
 from .cloud import Cloud, Json
 from .errors import CloudError, ForbiddenError, NotFoundError
+from .glance import why_unusable
 from .neutron import Neutron
 from .router_environment import ManagementNetwork
 from .settings import ApplianceSettings, RouterSettings
@@ -98,14 +99,8 @@ class Preflight:
         return {subnet["id"]: subnet for subnet in subnets}
 
     async def _image(self) -> None:
-        image_id = self._router.image_id
-        try:
-            image = await self._cloud.glance.get(f"/images/{image_id}")
-        except NotFoundError:
-            self._findings.append(f"[router] image_id: Glance has no image {image_id} that the service user can see")
-            return
-        if image.get("status") != "active":
-            self._findings.append(f"[router] image_id: image {image_id} is {image.get('status')}, not active")
+        if reason := await why_unusable(self._cloud.glance, self._router.image_id):
+            self._findings.append(f"[router] image_id: {reason}")
 
     async def _flavor(self) -> str | None:
         """The flavor's id, given by id or by name."""

@@ -56,6 +56,7 @@ class ManagedResource:
     attempts: int = 0
     cooldowns: int = 0  # since the last success
     failures: int = 0
+    stale_readings: int = 0  # in a row: Neutron answered with a lower revision than an event promised
     last_error: str = ""
     retry_at: float | None = None  # lease clock; the timer that brings it back
     unanswered_since: float | None = None  # lease clock

@@ -12,6 +12,7 @@ from . import configuration
 from .appliance import ApplianceClient
 from .cloud import Json
 from .errors import CloudError, StepError
+from .glance import why_unusable
 from .machine import Observer, RetryPolicy, StepResult
 from .neutron import Neutron, RouterReading
 from .nova import Nova
@@ -69,6 +70,10 @@ class RouterDriver:
     async def is_deleted(self, resource: ManagedResource) -> bool:
         """Whether Neutron answers 404 for the router."""
         return not await self._neutron.router_exists(resource.resource_id)
+
+    async def refuses_rebuild(self, image_id: str) -> str:
+        """Whether Glance has the image, before anything is stopped for it."""
+        return await why_unusable(self._env.glance, image_id)
 
     async def alive(self, resource: ManagedResource) -> StepResult:
         """Ask the appliance; without an answer, Nova."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from services.common.clock import Clock
 
 from .appliance import Endpoint
-from .cloud import Json
+from .cloud import Api, Json
 from .resource import ManagedResource
 from .settings import ApplianceSettings, RouterSettings
 
@@ -38,6 +38,7 @@ class RouterEnvironment:
     management: ManagementNetwork
     claims: Callable[[Json], bool]
     epoch: Callable[[ManagedResource], tuple[int, int]]
+    glance: Api
     peers: Callable[[ManagedResource], Iterable[ManagedResource]]
     new_id: Callable[[], str]
     clock: Clock

@@ -6,6 +6,8 @@ accident: a 404 that no DELETE event explains must come twice, from a session th
 
 from astara.resource.v1 import resource_pb2 as pb
 
+from services.common import logging
+
 from .errors import NotFoundError, StepError
 from .inbox import BITS
 from .machine import Observer, StepResult, UnclaimedError
@@ -16,10 +18,13 @@ from .router_ports import macs_by_network
 from .safety import Budget
 from .states import Action, InstanceState
 
+_log = logging.get(__name__)
+
 _FRESH = 15.0  # seconds; a reading older than this is not pushed after a boot
 _ABSENT_TWICE = 10.0  # seconds between two 404s that together mean GONE
 _STILL_LISTED = 0.9  # share of the other routers that must be listed for a 404 to count
 _PEERS = 50  # how many others are looked for
+_STALE_READINGS = 4  # in a row, until an event's revision is no longer believed
 
 
 class RouterReader:
@@ -79,8 +84,18 @@ class RouterReader:
     def _check_revision(self, resource: ManagedResource, reading: RouterReading) -> None:
         wanted = resource.hand.revision if resource.hand else 0
         revision = int(reading.router.get("revision_number") or 0)
-        if revision < wanted:
+        if revision >= wanted:
+            resource.stale_readings = 0
+            return
+        resource.stale_readings += 1
+        if resource.stale_readings < _STALE_READINGS:
             raise StepError(f"Neutron answered with revision {revision}, older than the event's {wanted}")
+        # A replica catches up within seconds. An event that promises more than ever comes (a database that was restored
+        # from a backup, a forgery) must not keep the router from its owner's changes.
+        _log.warning("revision not reached", resource=resource.resource_id, promised=wanted, read=revision)
+        resource.stale_readings = 0
+        if resource.hand:
+            resource.hand.revision = 0
 
     def _remember(self, resource: ManagedResource, reading: RouterReading) -> None:
         router, instance = reading.router, resource.instance

@@ -181,6 +181,9 @@ class World:
     async def observe(self, resource: ManagedResource) -> StepResult:
         return await self._step(resource, StepResult(I.DOWN))
 
+    async def refuses_rebuild(self, image_id: str) -> str:
+        return ""
+
     async def is_deleted(self, resource: ManagedResource) -> bool:
         return resource.resource_id in self.deleted
 
