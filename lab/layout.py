@@ -163,7 +163,7 @@ class Layout:
 
     def write_plan(self, plan: Plan) -> None:
         """Keep the plan; it holds secrets of the lab, so only its owner reads it."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._plan.touch(mode=0o600)
         self._plan.write_text(json.dumps(dataclasses.asdict(plan), indent=2), encoding="utf-8")
 

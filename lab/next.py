@@ -24,7 +24,8 @@ def what_next(console: Console, layout: Layout, plan: Plan, routers: Sequence[De
             f'curl -X PUT -g6 "{api6}/poll/"',
             f'curl -X PUT -g6 "{api6}/workers/debug/"',
             f'curl -X PUT -g6 "{api6}/router/rebuild/{first.router_id}"',
-            f"curl -X PUT {api}/router/debug/{first.router_id}      # and /router/manage/, /tenant/debug/ …",
+            f"curl -X PUT {api}/router/debug/{first.router_id}      # left alone by everything, until:",
+            f"curl -X PUT {api}/router/manage/{first.router_id}",
         ],
         "Ask it": [
             f"curl {api}/v1/resources",

@@ -35,17 +35,18 @@ def children(layout: Layout, plan: Plan) -> dict[str, Child]:
     }[plan.broker]
     tenants = tuple(word for tenant in TENANTS for word in ("--tenant", tenant))
     cloud = (
-        *(*python, "lab.cloud", "--port-base", str(plan.ports.cloud), "--amqp-url", plan.amqp_url),
-        *("--clouds", str(layout.clouds), "--metadata-secret", plan.metadata_secret, *tenants),
+        *(*python, "lab.cloud", "--port-base", str(plan.ports.cloud), "--clouds", str(layout.clouds), *tenants),
         *("--management-cidr", plan.ports.management_cidr),
     )
+    # Not as arguments: everybody on the machine sees those.
+    secrets = {"ASTARA_LAB_AMQP_URL": plan.amqp_url, "ASTARA_LAB_METADATA_SECRET": plan.metadata_secret}
     orchestrator = (
         *(*python, "services.common.orchestrator", "--config-file", str(layout.config), "--workers", str(WORKERS)),
         *("--log-dir", str(layout.logs), "--run-dir", str(layout.run), "--grace", "10"),
     )
     return {
         "broker": Child("broker", broker, stage=_BROKER),
-        "cloud": Child("cloud", cloud, stage=_CLOUD),
+        "cloud": Child("cloud", cloud, secrets, stage=_CLOUD),
         "orchestrator": Child("orchestrator", orchestrator, stage=_ORCHESTRATOR),
     }
 

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 from pathlib import Path
 
@@ -23,11 +24,17 @@ def main() -> None:
         "--port-base", type=int, default=35000,
         help="first of six ports: keystone, neutron, nova, glance, metadata, lab (default %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--amqp-url", help="broker for notifications; without it none are sent")
+    parser.add_argument(
+        "--amqp-url", default=os.environ.get("ASTARA_LAB_AMQP_URL"),
+        help="broker for notifications (default $ASTARA_LAB_AMQP_URL); without it none are sent",
+    )  # fmt: skip
     parser.add_argument("--clouds", type=Path, help="write a clouds.yaml to this file")
     parser.add_argument("--tenant", action="append", default=[], help="make a project with a member of that name")
     parser.add_argument("--password", default="lab", help="password of all accounts (default %(default)s)")
-    parser.add_argument("--metadata-secret", default="lab-metadata-secret", help="shared secret of the metadata API")
+    parser.add_argument(
+        "--metadata-secret", default=os.environ.get("ASTARA_LAB_METADATA_SECRET", "lab-metadata-secret"),
+        help="shared secret of the metadata API (default $ASTARA_LAB_METADATA_SECRET)",
+    )  # fmt: skip
     parser.add_argument(
         "--management-cidr", default="127.64.0.0/16",
         help="loopback addresses of appliances; two clouds on one machine need different ones (default %(default)s)",
