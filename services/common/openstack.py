@@ -7,6 +7,7 @@ The service user's credentials are keystoneauth's own options in section [openst
 
 import dataclasses
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import requests
 from keystoneauth1 import loading
@@ -50,7 +51,7 @@ def connect(settings: Settings) -> Connection:
     except (MissingRequiredOptions, cfg.Error) as error:
         msg = f"[{GROUP}] {error}"
         raise SettingsError(msg) from error
-    http = requests.Session()
+    http = _Session()
     # keystoneauth authenticates; without this, requests looks for a .netrc at every call and would send what it finds.
     http.auth = _unchanged
     adapter = HTTPAdapter(pool_connections=8, pool_maxsize=own.pool_size, pool_block=False)
@@ -67,6 +68,23 @@ def connect(settings: Settings) -> Connection:
         compute_interface=own.interface,
         image_interface=own.interface,
     )
+
+
+class _Session(requests.Session):
+    """Reads proxies and certificates from the environment once for each API, not at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._environment: dict[tuple[Any, ...], Any] = {}
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        if proxies:
+            return super().merge_environment_settings(url, proxies, stream, verify, cert)
+        parts = urlsplit(url)
+        key = (parts.scheme, parts.netloc, stream, str(verify), str(cert))
+        if key not in self._environment:
+            self._environment[key] = super().merge_environment_settings(url, proxies, stream, verify, cert)
+        return dict(self._environment[key])
 
 
 def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:

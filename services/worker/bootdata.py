@@ -5,8 +5,6 @@ import ipaddress
 import json
 from typing import Any
 
-import yaml
-
 from services.common import marks
 
 from .cloud import Json
@@ -60,5 +58,6 @@ def user_data(
         cloud_config["users"] = [
             {"name": "astara", "shell": "/bin/bash", "ssh_authorized_keys": [router.ssh_public_key]},
         ]
-    text = "#cloud-config\n" + yaml.safe_dump(cloud_config, sort_keys=True)
+    # JSON is YAML, and takes a thousandth of the time to write.
+    text = "#cloud-config\n" + json.dumps(cloud_config, sort_keys=True) + "\n"
     return base64.b64encode(text.encode()).decode()
