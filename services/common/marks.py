@@ -6,6 +6,7 @@ workers, or one worker twice, always find the same names, MAC addresses and toke
 
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass
 
 SHARDS = 1024
@@ -20,6 +21,7 @@ META_BOOT = "astara_boot"
 META_OPERATION = "astara_operation"
 
 _PREFIX = "astara"
+_SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def shard_of(tenant_id: str) -> int:
@@ -87,6 +89,14 @@ class ServerMark:
         if not deployment or not resource or not slot.isdigit():
             return None
         return cls(deployment, resource, int(slot), facts.get(META_BOOT, ""), facts.get(META_OPERATION, ""))
+
+
+def is_safe_id(text: str) -> bool:
+    """Whether a text may stand for an object's id: it goes into URLs that are called with an admin's rights.
+
+    OpenStack's ids are UUIDs, or 32 hex digits; nothing wider than letters, digits, `_` and `-` is let in.
+    """
+    return _SAFE_ID.fullmatch(text) is not None
 
 
 def server_name(resource_id: str, slot: int) -> str:

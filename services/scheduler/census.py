@@ -11,6 +11,7 @@ from collections.abc import Callable
 from astara.scheduler.v1 import ingest_pb2, query_pb2
 
 from services.common.clock import Clock
+from services.common.marks import is_safe_id
 
 from .dispatch import Dispatch
 from .index import Index, changed
@@ -105,9 +106,12 @@ class Census:
         if listing is not None and (listing.generation != part.generation or not part.full):
             listing = self._listing = None  # the listing was abandoned: a part of another one came
         for listed in part.resources:
-            self._resource(listed, listing)
+            if is_safe_id(listed.resource_id) and is_safe_id(listed.tenant_id):
+                self._resource(listed, listing)
         for instance in part.instances:
-            self._instance(instance, listing)
+            # The id comes out of a port's description, which whoever may write ports has written.
+            if is_safe_id(instance.resource_id):
+                self._instance(instance, listing)
         for resource_id in part.removed_resource_ids:
             if (record := self._index.get(resource_id)) is not None:
                 self._dispatch.look(record)

@@ -6,6 +6,8 @@ from astara.event.v1 import event_pb2
 from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import operate_pb2
 
+from services.common.marks import is_safe_id
+
 from .flags import GLOBAL, RESOURCE, TENANT
 from .hints import OPERATION_BITS
 
@@ -32,6 +34,10 @@ class RefusedError(Exception):
     """A command is wrong in itself; the text names the field."""
 
 
+class IdTakenError(Exception):
+    """The operation's id belongs to another command."""
+
+
 class UnknownTargetError(Exception):
     """The resource does not exist."""
 
@@ -54,8 +60,8 @@ def check(request: operate_pb2.StartOperationRequest) -> None:
         raise RefusedError("scope: WORKERS_DEBUG is global")
     if (request.scope == GLOBAL) != (not request.target_id):
         raise RefusedError("target_id: wanted for a resource or tenant, and empty for everything")
-    if len(request.target_id) > 255:
-        raise RefusedError("target_id: longer than 255 characters")
+    if request.target_id and not is_safe_id(request.target_id):
+        raise RefusedError("target_id: not an id of OpenStack (letters, digits, - and _, at most 64)")
     if request.image_id and request.kind != REBUILD_COMMAND:
         raise RefusedError("image_id: only for REBUILD")
     if request.operation_id:

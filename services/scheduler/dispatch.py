@@ -10,6 +10,7 @@ from astara.event.v1 import event_pb2
 from astara.scheduler.v1 import ingest_pb2, work_pb2
 
 from services.common.clock import Clock
+from services.common.marks import is_safe_id
 
 from .delivery import Destination, Facts, Publisher, hint_of
 from .hints import DELETE, UPDATE
@@ -23,6 +24,7 @@ _UPDATE = event_pb2.EVENT_KIND_UPDATE
 _CREATE = event_pb2.EVENT_KIND_CREATE
 _FLEETING = frozenset((_POLL, _READ))
 _PLAIN = frozenset((_CREATE, _UPDATE, _READ, _POLL))
+_ID_FIELDS = ("resource_id", "project_id", "network_id", "subnet_id", "port_id", "floating_ip_id")
 _COMMANDS = (event_pb2.EVENT_KIND_COMMAND, event_pb2.EVENT_KIND_REBUILD)
 
 Commands = Callable[[event_pb2.Event, Publisher, int], None]
@@ -116,6 +118,10 @@ class Dispatch:
             EVENTS.labels("rejected").inc()
             publisher.reject(number, f"kind: {event.kind} is not a kind of event")
             return
+        if (wrong := _unsafe_field(event.subject)) is not None:
+            EVENTS.labels("rejected").inc()
+            publisher.reject(number, f"subject.{wrong}: not an id of OpenStack (letters, digits, - and _, at most 64)")
+            return
         if event.kind in _COMMANDS:
             EVENTS.labels("command").inc()
             self._commands(event, publisher, number)
@@ -176,3 +182,12 @@ class Dispatch:
 
     def _expired(self, event: event_pb2.Event) -> bool:
         return event.HasField("expires_at") and event.expires_at.ToNanoseconds() / 1e9 <= self._clock.wall()
+
+
+def _unsafe_field(subject: event_pb2.Subject) -> str | None:
+    """The field of a subject that holds what is no id, if one does. Ids that the index knows came through here."""
+    for name in _ID_FIELDS:
+        text = getattr(subject, name)
+        if text and not is_safe_id(text):
+            return name
+    return None

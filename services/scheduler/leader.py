@@ -17,7 +17,7 @@ from services.common.clock import Clock
 from services.common.marks import SHARDS
 
 from .census import Census
-from .commands import InDebugModeError, NotKnownYetError, RefusedError, UnknownTargetError
+from .commands import IdTakenError, InDebugModeError, NotKnownYetError, RefusedError, UnknownTargetError
 from .delivery import Destination, Journal, Outbox, Publisher, Shelf, come_back
 from .dispatch import Dispatch
 from .flags import Flags
@@ -453,7 +453,7 @@ class Leader:
                 # The producer keeps it until it is answered; soon the view is complete.
                 await asyncio.sleep(_UPKEEP_SECONDS)
                 continue
-            except (RefusedError, UnknownTargetError, InDebugModeError) as error:
+            except (RefusedError, IdTakenError, UnknownTargetError, InDebugModeError) as error:
                 publisher.reject(number, str(error))
                 return
             publisher.settle([number])

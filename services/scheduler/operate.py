@@ -8,12 +8,13 @@ import grpc
 from astara.scheduler.v1 import operate_pb2, operate_pb2_grpc
 from sqlalchemy.exc import SQLAlchemyError
 
-from .commands import InDebugModeError, NotKnownYetError, RefusedError, UnknownTargetError
+from .commands import IdTakenError, InDebugModeError, NotKnownYetError, RefusedError, UnknownTargetError
 from .replica import Replica
 from .store import DeposedError
 
 _STATUS: dict[type[Exception], grpc.StatusCode] = {
     RefusedError: grpc.StatusCode.INVALID_ARGUMENT,
+    IdTakenError: grpc.StatusCode.ALREADY_EXISTS,
     UnknownTargetError: grpc.StatusCode.NOT_FOUND,
     NotKnownYetError: grpc.StatusCode.UNAVAILABLE,
     InDebugModeError: grpc.StatusCode.FAILED_PRECONDITION,

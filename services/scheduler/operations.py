@@ -21,6 +21,7 @@ from .commands import (
     MANAGE,
     REBUILD_COMMAND,
     WORKERS_DEBUG,
+    IdTakenError,
     InDebugModeError,
     NotKnownYetError,
     UnknownTargetError,
@@ -130,7 +131,7 @@ class Operations:
     # --- new commands ---
 
     async def start(self, request: operate_pb2.StartOperationRequest) -> resource_pb2.Operation:
-        """Take a command. Raises RefusedError, UnknownTargetError, NotKnownYetError, InDebugModeError."""
+        """Take a command. Raises RefusedError, IdTakenError, UnknownTargetError, NotKnownYetError, InDebugModeError."""
         check(request)
         operation_id = request.operation_id or self._new_id()
         # Two calls with one id must not both find that it does not exist yet: the second waits for the first's row.
@@ -139,6 +140,9 @@ class Operations:
             async with lock:
                 existing = await self.get(operation_id)
                 if existing is not None:
+                    wanted = (request.kind, request.scope, request.target_id, request.image_id)
+                    if wanted != (existing.kind, existing.scope, existing.target_id, existing.image_id):
+                        raise IdTakenError(f"operation_id: {operation_id} is another command's; choose a new one")
                     return existing
                 row = self._new(operation_id, request)
                 OPERATIONS.labels(resource_pb2.OperationKind.Name(request.kind)).inc()

@@ -330,3 +330,17 @@ async def test_a_restarted_scheduler_adopts_what_workers_hold_and_epochs_grow(
     assert all((worker.held[n].term, worker.held[n].counter) > (before[n].term, before[n].counter) for n in before)
     assert not worker.known
     await worker.disconnect()
+
+
+async def test_an_event_whose_ids_could_change_a_url_is_rejected_and_the_field_named(client: Client) -> None:
+    worker = await HandWorker(client).connect()
+    await worker.until(lambda: len(worker.held) == 1024)
+    producer = await HandProducer(client).connect()
+    numbers = producer.publish(
+        [event("CREATE", "../networks", "p"), event("CREATE", "r1", "p/q"), event("CREATE", "r2", "p")]
+    )
+    await producer.answered(numbers)
+    assert "subject.resource_id" in producer.rejected[numbers[0]]
+    assert "subject.project_id" in producer.rejected[numbers[1]]
+    assert set(worker.hints) == {"r2"}
+    await worker.disconnect()

@@ -334,3 +334,20 @@ async def test_a_deposed_leader_writes_nothing_and_stands_by(tmp_path: Path) -> 
     await worker.until(lambda: worker.ended is grpc.StatusCode.UNAVAILABLE)
     await client.channel.close()
     await one.end()
+
+
+async def test_an_operations_id_is_not_lent_to_another_command(client: Client, worker: HandWorker) -> None:
+    name = "5b0b9d9e-6c3c-4c0f-9d5e-0f4f3b7f7a11"
+    first = await start(client, "UPDATE", "RESOURCE", "r1", operation_id=name)
+    again = await start(client, "UPDATE", "RESOURCE", "r1", operation_id=name)
+    assert again.operation_id == first.operation_id
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await start(client, "UPDATE", "RESOURCE", "r2", operation_id=name)
+    assert raised.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_a_target_that_is_no_id_is_refused_by_name(client: Client, worker: HandWorker) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await start(client, "UPDATE", "RESOURCE", "../networks")
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "target_id" in str(raised.value.details())
