@@ -191,6 +191,7 @@ def _flag(
 
 
 @router.put("/browse", include_in_schema=False)
+@router.put("/router/browse/{router_id}", include_in_schema=False)
 @router.put("/ssh", include_in_schema=False)
 @router.put("/ssh/{router_id}", include_in_schema=False)
 @router.put("/router/ssh/{router_id}", include_in_schema=False)

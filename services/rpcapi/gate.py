@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.common.rpc import is_loopback
 from services.rpcapi.problems import ProblemError
 from services.rpcapi.settings import RpcapiSettings
 
@@ -70,6 +71,7 @@ class Gate:
         headers = dict(scope["headers"])
         try:
             self._check_rate(scope)
+            self._check_host(headers)
             self._check_token(path, headers)
             body = await self._read(headers, receive)
         except ProblemError as error:
@@ -84,6 +86,15 @@ class Gate:
         if seconds:
             retry = str(max(1, round(seconds + 0.5)))
             raise ProblemError(429, f"Too many requests from {client}", headers={"Retry-After": retry})
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        """An open API on loopback is for this machine: a page that a browser here shows must not reach it by a name."""
+        if self._token is not None:
+            return
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        if not is_loopback(name.strip("[]")):
+            raise ProblemError(403, f"Host: {host[:100]!r} is not this machine's loopback; set [rpcapi] auth = token")
 
     def _check_token(self, path: str, headers: dict[bytes, bytes]) -> None:
         if self._token is None or path in PUBLIC:

@@ -114,7 +114,9 @@ async def test_ids_without_hyphens_and_in_capitals_mean_the_same_router(api: Api
     assert api.scheduler.commands[0].target_id == ROUTER
 
 
-@pytest.mark.parametrize("path", ["/browse", "/ssh", f"/ssh/{ROUTER}", f"/router/ssh/{ROUTER}/"])
+@pytest.mark.parametrize(
+    "path", ["/browse", f"/router/browse/{ROUTER}", "/ssh", f"/ssh/{ROUTER}", f"/router/ssh/{ROUTER}/"]
+)
 async def test_interactive_commands_are_not_implemented_over_http(api: Api, path):
     status, body, answer = await api.put(path)
     assert (status, body["status"], answer.content_type) == (501, 501, "application/problem+json")
@@ -311,6 +313,22 @@ async def test_one_client_cannot_flood_the_api_with_commands():
         assert [status for status, _, _ in answers] == [202, 429, 429]
         assert int(answers[1][2].headers["Retry-After"]) >= 1
         assert (await api.get("/v1/workers"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:44250", "192.0.2.1:44250", "127.0.0.1.evil.example", ""]
+)
+async def test_an_open_api_does_not_answer_to_the_names_of_others(api: Api, host):
+    status, body, answer = await api.put("/poll/", headers={"Host": host})
+    assert (status, answer.content_type) == (403, "application/problem+json")
+    assert "auth = token" in body["detail"]
+    assert not api.scheduler.commands
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:1", "127.0.0.1", "127.1.2.3:44250", "[::1]", "[::1]:44250"])
+async def test_an_open_api_answers_to_loopback(api: Api, host):
+    status, _, _ = await api.get("/v1/resources", headers={"Host": host})
+    assert status == 200
 
 
 def test_an_open_api_is_refused_on_other_addresses_than_loopback():
