@@ -150,10 +150,11 @@ def router_event(kind: "event.EventKind.ValueType", router_id: str, tenant_id: s
 async def until_configured(stack: Stack, count: int, seconds: float) -> None:
     """Wait until so many resources are CONFIGURED."""
     deadline = time.monotonic() + seconds
-    while (counts := await stack.states()).get("CONFIGURED", 0) < count:
+    while (configured := (counts := await stack.states()).get("CONFIGURED", 0)) < count:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{counts} after {seconds} s")
-        await asyncio.sleep(0.25)
+        # A listing costs the scheduler as much as many events: ask rarely while much is missing.
+        await asyncio.sleep(max(0.2, (count - configured) / 300))
 
 
 def _write_settings(stack: Stack) -> None:

@@ -52,6 +52,11 @@ def split_address(address: str) -> tuple[str, int]:
     if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
         msg = f"{address!r} is not host:port (IPv6 in brackets)"
         raise SettingsError(msg)
+    if ":" in host or not host.strip("0123456789."):
+        try:
+            ipaddress.ip_address(host)
+        except ValueError as error:
+            raise SettingsError(f"{address!r}: {error}") from error
     return host, int(port)
 
 

@@ -86,8 +86,12 @@ def _read(conf: cfg.ConfigOpts, settings: type[_T]) -> _T:
     section = conf if _group(settings) is None else conf[_group(settings)]
     values: dict[str, Any] = {}
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
-        value = section[field.name]
         where = f"[{settings.group}] {field.name}"  # type: ignore[attr-defined]
+        try:
+            value = section[field.name]
+        except (cfg.Error, ValueError) as error:
+            # oslo.config's text names its own objects before it comes to the point.
+            raise SettingsError(f"{where}: {str(error).rpartition('is not valid: ')[2]}") from error
         if value is None and field.default is dataclasses.MISSING:
             choices = field.metadata["choices"]
             hint = f" (one of: {', '.join(choices)})" if choices else ""
