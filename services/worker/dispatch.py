@@ -32,6 +32,7 @@ _READY = Gauge("astara_worker_ready", "Resources that wait for a place to run")
 _RUNNING = Gauge("astara_worker_running", "Resources that are worked on")
 
 PRIORITY_RESYNC = 1
+_FLEETING = BITS[Action.POLL] | BITS[Action.READ]
 _LOST_PAUSE = 5.0  # seconds before a resource is tried again whose appliance knows a higher epoch
 
 
@@ -104,6 +105,8 @@ class Dispatcher:
         if hint.image_id:
             resource.image_override = hint.image_id
         resource.inbox.merge_hint(hint)
+        if hint.operations or hint.actions & ~_FLEETING:
+            resource.hints += 1
         urgent = hint.priority > PRIORITY_RESYNC or bool(hint.operations) or bool(hint.actions & BITS[Action.DELETE])
         if urgent:
             resource.hold_until = None

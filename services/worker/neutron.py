@@ -48,6 +48,7 @@ class RouterReading:
     allocations: list[Json]
     labels: list[Json]
     read_at: float
+    hints: int = -1  # ManagedResource.hints when the reading began
 
     @property
     def gateway_network_id(self) -> str | None:

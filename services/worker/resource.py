@@ -40,6 +40,7 @@ class ManagedResource:
     kind: int
     shard: int
     inbox: Inbox = field(default_factory=Inbox)
+    hints: int = 0  # delivered so far that ask for more than a poll: a reading older than the newest is stale
     hand: Inbox | None = None  # what the run that is under way took from the inbox
     state: InstanceState | None = None  # None: nobody has looked yet
     step: State | None = None  # the step that runs now

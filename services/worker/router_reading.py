@@ -39,8 +39,10 @@ class RouterReader:
     async def read(self, resource: ManagedResource) -> RouterReading | None:
         """The router as it is now; None when Neutron answers 404. A kept reading serves while nothing new is known."""
         kept, instance, began = resource.reading, resource.instance, self._env.clock.lease()
-        if kept is not None and not resource.inbox and began - kept.read_at < _FRESH:
+        # What a hint says may have happened after the reading, whether it lies in the inbox or in this run's hand.
+        if kept is not None and kept.hints == resource.hints and began - kept.read_at < _FRESH:
             return kept
+        hints = resource.hints
         server_id = instance.server_id if instance else None
         try:
             reading = await self._neutron.read_router(resource.resource_id, server_id)
@@ -50,7 +52,7 @@ class RouterReader:
             return None
         if doubt := reading.doubt():
             raise StepError(f"Neutron's answers contradict each other, nothing is changed: {doubt}")
-        reading.read_at = began
+        reading.read_at, reading.hints = began, hints
         self._check_revision(resource, reading)
         self._remember(resource, reading)
         if not self._env.claims(reading.router):

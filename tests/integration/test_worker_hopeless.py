@@ -1,11 +1,11 @@
-"""Commands and events that ask for what cannot be had: they cost the running router nothing."""
+"""Commands and events that ask for what cannot be had, and changes that come at the wrong moment: all end well."""
 
 import uuid
 from collections.abc import AsyncIterator
 
 import pytest
 from astara.resource.v1 import resource_pb2 as pb
-from worker_running import Bench, running
+from worker_running import Bench, do, running
 
 from services.worker.states import Action, InstanceState
 
@@ -45,3 +45,16 @@ async def test_an_event_that_promises_a_revision_that_never_comes_is_believed_fo
     resource = await bench.until_idle(made, InstanceState.CONFIGURED)
     assert resource.last_error == ""
     assert len(bench.own_servers()) == 1
+
+
+async def test_what_a_user_changes_while_the_instance_boots_is_in_the_first_push(bench: Bench) -> None:
+    bench.cloud.servers.boot_delay = 0.5
+    made = await bench.tenant_router("acme", gateway=False)
+    bench.deliver(made, Action.CREATE)
+    await bench.until(lambda: bench.resource(made).state is InstanceState.BOOTING)
+    routes = [{"destination": "192.0.2.0/24", "nexthop": "10.0.0.9"}]
+    await do(made.connection.network.update_router, made.router_id, routes=routes)
+    # It comes between two looks at the booting instance: the next run takes it out of the inbox.
+    bench.deliver(made, Action.UPDATE)
+    await bench.until_idle(made)
+    assert bench.appliance_configuration(made)["static_routes"] == routes
