@@ -8,6 +8,7 @@ removes nothing: the owner looks, and says GONE or not. One stream is listened t
 import asyncio
 from collections.abc import Callable
 
+from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import ingest_pb2, query_pb2
 
 from services.common.clock import Clock
@@ -135,9 +136,18 @@ class Census:
             self._index.attach(record, listed.attachments, listed.floating_ip_ids)
         if listing is not None:
             listing.named.add(listed.resource_id)
-        if unseen or moved:
+        if unseen or moved or self._behind(listed):
             self._dispatch.look(record)
             self._view.changed(record)
+
+    def _behind(self, listed: ingest_pb2.InventoryResource) -> bool:
+        """Whether the owner is content with an older revision than listed: what told it of the newer was lost."""
+        report = self._view.last_report(listed.resource_id)
+        return (
+            report is not None
+            and report.state == resource_pb2.INSTANCE_STATE_CONFIGURED
+            and 0 < report.revision < listed.revision
+        )
 
     def _instance(self, instance: ingest_pb2.InventoryInstance, listing: _Listing | None) -> None:
         if listing is None:

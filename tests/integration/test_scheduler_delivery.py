@@ -12,6 +12,7 @@ import grpc
 import pytest
 from astara.event.v1 import event_pb2
 from astara.scheduler.v1 import ingest_pb2
+from patience import until
 from scheduler_running import Client, HandProducer, HandWorker, SchedulerHere, SchedulerProcess, event
 
 from services.common.marks import shard_of
@@ -343,4 +344,34 @@ async def test_an_event_whose_ids_could_change_a_url_is_rejected_and_the_field_n
     assert "subject.resource_id" in producer.rejected[numbers[0]]
     assert "subject.project_id" in producer.rejected[numbers[1]]
     assert set(worker.hints) == {"r2"}
+    await worker.disconnect()
+
+
+async def test_an_owner_that_is_content_with_an_older_revision_is_made_to_look(client: Client) -> None:
+    worker = await HandWorker(client).connect()
+    await worker.until(lambda: len(worker.held) == 1024)
+    worker.report("behind", "t1", revision=1, state="INSTANCE_STATE_CONFIGURED")
+    worker.report("abreast", "t1", revision=5, state="INSTANCE_STATE_CONFIGURED")
+
+    async def reported() -> bool:
+        try:
+            return (await client.resource("abreast")).revision == 5
+        except grpc.aio.AioRpcError:
+            return False
+
+    await until(reported)
+    call = client.ingest.Inventory()
+    for generation in (1, 2):
+        listed = [
+            ingest_pb2.InventoryResource(resource_id=name, tenant_id="t1", revision=5, fingerprint="same")
+            for name in ("behind", "abreast")
+        ]
+        await call.write(
+            ingest_pb2.InventoryRequest(generation=generation, begin=True, end=True, full=True, resources=listed)
+        )
+        while (await call.read()).taken_generation != generation:
+            pass
+    await worker.until(lambda: "behind" in worker.hints)
+    assert "abreast" not in worker.hints
+    call.cancel()
     await worker.disconnect()
