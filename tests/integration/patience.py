@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 
 
-async def until(reached: Callable[[], bool | Awaitable[bool]], seconds: float = 40.0) -> None:
+async def until(reached: Callable[[], bool | Awaitable[bool]], seconds: float = 90.0) -> None:
     """Wait until something is true; TimeoutError when it does not become so."""
     async with asyncio.timeout(seconds):
         while True:
