@@ -5,6 +5,7 @@ True at all times:
 - A message is acked when all its events are answered; until then a crash or a cut makes the broker deliver it again.
 - A message that cannot be understood, or that the scheduler refused, is put into the dead-letter queue, confirmed by
   the broker, and then acked. It is never requeued, so it stops nothing.
+- Once it was told to finish it takes no further message, and acks those that it has as they are answered.
 - After each new connection exchanges, queues and bindings are made sure of, and the caller is told that messages may
   have been missed: exchanges of OpenStack do not outlive the broker, and what is sent while nothing is bound is lost.
 """
@@ -80,10 +81,14 @@ class Consumer:
         self._tls = Tls(settings.broker_ca, settings.broker_cert, settings.broker_key)
         self._waker = Waker()
         self._stopping = threading.Event()
+        self._finishing = threading.Event()
+        self.finished = False
+        """After `finish`: whether every message that was taken is acked."""
         self._settled: deque[Delivery] = deque()
         self._wake_asked = False
         self._session = 0
         self._acks = Acks()
+        self._consumers: list[str] = []
         self._arrived: list[Delivery] = []
         self._refused: deque[Delivery] = deque()
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
@@ -91,6 +96,11 @@ class Consumer:
     def start(self) -> None:
         """Begin in a thread."""
         self._thread.start()
+
+    def finish(self) -> None:
+        """Take no more messages; those that are here already are acked once they are answered. `finished` says when."""
+        self._finishing.set()
+        self._waker.wake()
 
     def stop(self, grace: float = 5.0) -> None:
         """Send the acks that are due, close the connection, end the thread; at most `grace` seconds."""
@@ -138,13 +148,19 @@ class Consumer:
             _log.info("connected to the broker", queue=self._settings.queue, prefetch=self._settings.prefetch)
             self._listener.connected()
             drain = Drain(connection, self._waker)
+            consuming = True
             while not self._stopping.is_set():
                 drain.wait()
+                if consuming and self._finishing.is_set():
+                    consuming = False
+                    # The broker's answer comes after all that it has sent, so nothing is on its way afterwards.
+                    self._end_consuming(channel)
                 drain.read(_FRAMES)
                 self._take_settled()
                 self._bury(letters)
                 self._hand_over()
                 self._acknowledge(channel)
+                self.finished = not consuming and self._acks.unacked == 0
             self._take_settled()
             self._acknowledge(channel)
         finally:
@@ -181,11 +197,15 @@ class Consumer:
         for exchange in settings.casts:
             channel.queue_bind(settings.queue, exchange, "")
         channel.basic_qos(0, settings.prefetch, False)
-        channel.basic_consume(settings.queue, callback=self._take_message)
+        self._consumers = [channel.basic_consume(settings.queue, callback=self._take_message)]
         if settings.commands:
             channel.queue_bind(settings.command_queue, settings.command_exchange, "#")
-            channel.basic_consume(settings.command_queue, callback=self._take_command)
+            self._consumers.append(channel.basic_consume(settings.command_queue, callback=self._take_command))
         return channel
+
+    def _end_consuming(self, channel: Any) -> None:
+        for consumer in self._consumers:
+            channel.basic_cancel(consumer)
 
     def _take_message(self, message: amqp.Message) -> None:
         self._take(message, self._normaliser.events)

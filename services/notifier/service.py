@@ -5,6 +5,7 @@ scheduler are both connected, so that an outage of either makes nobody restart n
 """
 
 import asyncio
+import contextlib
 import random
 import uuid
 from collections.abc import Callable
@@ -30,6 +31,10 @@ READINESS = "readiness"
 
 # Unknown types that get a counter of their own; a sender of nonsense must not fill the memory.
 _MOST_UNKNOWN = 200
+
+# How long a notifier that is told to stop waits for the answers to what it has taken, and how often it looks.
+_FINISH_SECONDS = 3.0
+_FINISH_LOOK = 0.02
 
 _log = logging.get(__name__)
 
@@ -122,8 +127,21 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
                 await changed.wait()
                 changed.clear()
 
+        finished = asyncio.Event()
+
+        async def finish() -> None:
+            """Let what was taken be answered and acked, so that nobody has to do it again after us."""
+            await stop.wait()
+            notifier.consumer.finish()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FINISH_SECONDS):
+                    while notifier.broker and publisher.connected and not notifier.consumer.finished:  # noqa: ASYNC110 - a thread's
+                        await asyncio.sleep(_FINISH_LOOK)
+            finished.set()
+            await asyncio.Event().wait()
+
         notifier.consumer.start()
         try:
-            await run_until(stop, publisher.run(), tell_readiness(), notifier.failure)
+            await run_until(finished, publisher.run(), tell_readiness(), notifier.failure, finish())
         finally:
             await asyncio.to_thread(notifier.consumer.stop)
