@@ -4,13 +4,26 @@ What an earlier node left running, whose keeper was killed, is ended first; its 
 """
 
 import signal
-import threading
+import time
+from types import FrameType
 
 from lab import processes
 from lab.layout import Layout
 from lab.rabbitmq import Ports, RabbitNode
 
 _LOOK_SECONDS = 0.25
+
+
+class _Asked:
+    """Whether a signal came. A plain attribute: a lock could be the one that the interrupted thread holds."""
+
+    def __init__(self) -> None:
+        self.to_stop = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._take)
+
+    def _take(self, _number: int, _frame: FrameType | None) -> None:
+        self.to_stop = True
 
 
 def run(layout: Layout) -> int:
@@ -21,13 +34,12 @@ def run(layout: Layout) -> int:
     password = layout.broker / "password"
     password.touch(mode=0o600)
     password.write_text(plan.broker_password, encoding="ascii")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    asked = _Asked()
     ports = plan.ports
     with RabbitNode(layout.broker, Ports(ports.broker, ports.broker_distribution, ports.epmd)) as node:
         expected = len(node.pids)
-        while not stop.wait(_LOOK_SECONDS):
-            if len(node.pids) < expected:
+        while not asked.to_stop:
+            time.sleep(_LOOK_SECONDS)
+            if len(node.pids) < expected and not asked.to_stop:
                 return 1
     return 0
