@@ -125,11 +125,11 @@ async def _firewall_rules(_request: web.Request, appliance: Appliance) -> web.Re
 
 
 async def _labels(_request: web.Request, appliance: Appliance) -> web.Response:
-    return _json(json.dumps({"labels": appliance.labels()}).encode())
+    return _json(json.dumps({"labels": await appliance.labels()}).encode())
 
 
 async def _reset_labels(_request: web.Request, appliance: Appliance) -> web.Response:
-    return _json(json.dumps({"labels": appliance.reset_labels()}).encode())
+    return _json(json.dumps({"labels": await appliance.reset_labels()}).encode())
 
 
 async def _interfaces(_request: web.Request, appliance: Appliance) -> web.Response:

@@ -2,13 +2,16 @@
 
 What is always true:
 
-- A push is all or nothing: every service validates before any commits; when one fails to commit, all that committed
-  are rolled back in reverse order, and the former configuration stays the one that runs.
+- A push is all or nothing: every service validates, and the machine tries what is new, before any commits; when one
+  fails to commit, all that committed are rolled back in reverse order, and the former configuration stays the one that
+  runs.
 - One push runs at a time. A push that began is finished, whether or not its caller still waits.
 - An epoch is remembered, over restarts too, before anything is done in its name; from then on lower ones are refused.
 - The digest is told only while the services run what it stands for. After a roll back that failed, a push that could
   not be kept, and a restart that could not put everything into effect again, it is unknown, so the orchestrator pushes
-  again.
+  again. While an interface is missing it is not told either; when the interface is back, what belongs there is put into
+  effect again without a push.
+- A restart touches nothing that is in effect already.
 """
 
 import asyncio
@@ -19,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import services
-from .backend import Backend, BackendError, State
+from .backend import Backend, BackendError, Counter, State
 from .boot import BootData
 from .epoch import Epoch
 from .interfaces import InterfaceNames
@@ -68,6 +71,7 @@ class Appliance:
     __slots__ = (
         "_backend",
         "_clock",
+        "_is_complete",
         "_lock",
         "_names",
         "_on_configured",
@@ -91,20 +95,20 @@ class Appliance:
         self._names = InterfaceNames(boot.management.mac, self._remembered.interfaces)
         self._services = services.create(boot, backend, self._names)
         self._lock = asyncio.Lock()
+        self._is_complete = True
         self._on_configured: Callable[[], Awaitable[None]] | None = None
         self._status = b""
 
     async def start(self) -> None:
-        """Name the interfaces and put the remembered configuration into effect again."""
+        """Name the interfaces and put the remembered configuration into effect, as far as it is not already.
+
+        Raises `BackendError` when the interfaces cannot be named: nothing could be set up then.
+        """
         async with self._lock:
             self._names.see(self._backend.links())
-            if self._remembered.configuration is not None:
-                try:
-                    configuration = parse_configuration(json.loads(self._remembered.configuration))
-                    await self._apply(configuration)
-                except (InvalidConfiguration, CommitFailed) as error:
-                    _log.error("the remembered configuration cannot be run: %s", error)
-                    self._remembered = replace(self._remembered, digest=None)
+            await self._backend.name_links(self._names.names)
+            await self._backend.adopt()
+            await self._run_again()
             self._refresh()
 
     def on_configured(self, callback: Callable[[], Awaitable[None]]) -> None:
@@ -117,15 +121,46 @@ class Appliance:
         return self._remembered.configuration or _EMPTY
 
     def status(self) -> bytes:
-        """The answer to `GET /v1/status`, as JSON; made ahead except for the uptime."""
-        return b'%s,"uptime_seconds":%.1f}' % (self._status, self._clock() - self._started)
+        """The answer to `GET /v1/status`, as JSON; made ahead except for what changes by itself."""
+        reachable = self._backend.reachable()
+        return b'{"v4":%s,"v6":%s,%s,"uptime_seconds":%.1f}' % (
+            _JSON[reachable.v4],
+            _JSON[reachable.v6],
+            self._status,
+            self._clock() - self._started,
+        )
 
     async def links_changed(self) -> None:
         """Look at the interfaces again; something was plugged or unplugged."""
         async with self._lock:
             if self._names.see(self._backend.links()):
                 await self._remember(self._remembered)
+            try:
+                await self._backend.name_links(self._names.names)
+            except BackendError:
+                _log.exception("the new interfaces cannot be named")
+            await self._run_again()
             self._refresh()
+
+    async def _run_again(self) -> None:
+        """Put the remembered configuration into effect on the interfaces that are there."""
+        remembered = self._remembered.configuration
+        try:
+            configuration = Configuration() if remembered is None else parse_configuration(json.loads(remembered))
+            plugged = self._plugged(configuration)
+            self._is_complete = plugged is configuration
+            await self._apply(plugged)
+        except (InvalidConfiguration, CommitFailed) as error:
+            _log.error("the remembered configuration cannot be run: %s", error)
+            self._remembered = replace(self._remembered, digest=None)
+
+    def _plugged(self, configuration: Configuration) -> Configuration:
+        """The configuration without the networks whose interface is missing; the same object when none is."""
+        there = {self._names.names[link.mac] for link in self._backend.links()}
+        networks = [one for one in configuration.networks if self._names.of(one.interface) in there]
+        if len(networks) == len(configuration.networks):
+            return configuration
+        return configuration.model_copy(update={"networks": networks})
 
     def interfaces(self) -> list[dict[str, Any]]:
         """The plugged interfaces, management first, with the addresses they were given (section 1.3.2)."""
@@ -137,18 +172,13 @@ class Appliance:
         """What is in effect for a service; empty when it does not run."""
         return next(item.read() for item in self._services if item.name == service) or {}
 
-    def labels(self) -> list[dict[str, Any]]:
-        """The traffic counters by label."""
-        return [
-            {"name": name, "packets": counter.packets, "bytes": counter.bytes}
-            for name, counter in self._backend.counters().items()
-        ]
+    async def labels(self) -> list[dict[str, Any]]:
+        """The traffic counters by label. Raises `BackendError`."""
+        return _labels(await self._backend.counters())
 
-    def reset_labels(self) -> list[dict[str, Any]]:
-        """The traffic counters as they were; they are zero now."""
-        labels = self.labels()
-        self._backend.reset_counters()
-        return labels
+    async def reset_labels(self) -> list[dict[str, Any]]:
+        """The traffic counters as they were; they are zero now. Raises `BackendError`."""
+        return _labels(await self._backend.reset_counters())
 
     async def push(self, body: bytes, digest: str | None, epoch: Epoch | None) -> Pushed:
         """Run the configuration in `body`.
@@ -175,6 +205,7 @@ class Appliance:
                 self._remembered = replace(self._remembered, digest=None)
                 self._refresh()
                 raise
+            self._is_complete = True
             if changed and self._on_configured is not None:
                 await self._on_configured()
             return Pushed(changed, text, digest, self._remembered.epoch)
@@ -194,6 +225,7 @@ class Appliance:
         if errors:
             raise InvalidConfiguration(errors)
         states = [service.render(configuration) for service in self._services]
+        await self._check(states)
         committed: list[Service] = []
         changed = []
         for service, state in zip(self._services, states, strict=True):
@@ -205,6 +237,16 @@ class Appliance:
                 restored = await self._roll_back(committed)
                 raise CommitFailed(service.name, str(error), restored) from error
         return changed
+
+    async def _check(self, states: list[State]) -> None:
+        """Have the machine try all that is news, at once."""
+        checks = (service.check(state) for service, state in zip(self._services, states, strict=True))
+        answers = await asyncio.gather(*checks, return_exceptions=True)
+        for service, answer in zip(self._services, answers, strict=True):
+            if isinstance(answer, BackendError):
+                raise CommitFailed(service.name, str(answer), restored=True) from answer
+            if isinstance(answer, BaseException):
+                raise answer
 
     async def _roll_back(self, committed: list[Service]) -> bool:
         """Undo in reverse order; a service that cannot go back does not keep the others from it."""
@@ -224,24 +266,23 @@ class Appliance:
         self._refresh()
 
     def _refresh(self) -> None:
-        plugged = {link.mac: self._names.names[link.mac] for link in self._backend.links()}
-        routes = self.state("routes")
-        reachable = {route["version"] for route in routes.get("routes", ()) if route["destination"] in _DEFAULTS}
         status = {
-            "v4": 4 in reachable,
-            "v6": 6 in reachable,
             "resource_id": self.boot.resource_id,
             "instance": self.boot.instance,
             "version": self._version,
-            "digest": self._remembered.digest,
+            "digest": self._remembered.digest if self._is_complete else None,
             "epoch": None if self._remembered.epoch is None else str(self._remembered.epoch),
-            "interfaces": plugged,
+            "interfaces": {link.mac: self._names.names[link.mac] for link in self._backend.links()},
         }
-        # Without the closing brace: `status` appends the one fact that changes by itself.
-        self._status = json.dumps(status, separators=(",", ":")).encode()[:-1]
+        # Without the braces: `status` adds the facts that change by themselves.
+        self._status = json.dumps(status, separators=(",", ":")).encode()[1:-1]
 
 
-_DEFAULTS = ("0.0.0.0/0", "::/0")
+_JSON = {False: b"false", True: b"true"}
+
+
+def _labels(counters: dict[str, Counter]) -> list[dict[str, Any]]:
+    return [{"name": name, "packets": one.packets, "bytes": one.bytes} for name, one in counters.items()]
 
 
 def _interface(ifname: str, mac: str, mtu: int, wanted: State) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Where the services leave what they want: the one seam between this agent and the machine.
 
-`RecordingBackend` only records. It keeps, for each service, the state that was last committed, as canonical JSON, and
-answers questions about it; nothing of the machine is touched. It is also what the tests and the lab use, so it can be
-told to fail.
+`linux.LinuxBackend` is the machine. `RecordingBackend` only records: it keeps, for each service, the state that was
+last committed, as canonical JSON, and answers questions about it; nothing of the machine is touched. It carries
+thousands of appliances in one process where nobody looks at packets, and can be told to fail.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,23 +34,46 @@ class Counter:
     bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Reachable:
+    """Whether the upstream answers, by IP version."""
+
+    v4: bool = False
+    v6: bool = False
+
+
 class Backend(Protocol):
     """What the services and the agent ask of the machine."""
 
     def links(self) -> Iterable[Link]:
         """The interfaces that are plugged, in the order in which they were first seen."""
 
+    async def name_links(self, names: Mapping[str, str]) -> None:
+        """Call the plugged interfaces by these names, by MAC. Raises `BackendError`."""
+
+    async def adopt(self) -> None:
+        """Find out what is in effect already, before anything is applied; touches nothing."""
+
     def read(self, service: str) -> State | None:
-        """What is in effect for a service; None when nothing is."""
+        """What is in effect for a service: empty when it does not run, None when that is not known."""
 
-    async def apply(self, service: str, state: State | None) -> None:
-        """Put `state` into effect, None for none at all. Raises `BackendError`; what is in effect is then unknown."""
+    async def check(self, service: str, state: State) -> None:
+        """Try `state` without putting it into effect. Raises `BackendError` with what the machine says against it."""
 
-    def counters(self) -> dict[str, Counter]:
+    async def apply(self, service: str, state: State) -> None:
+        """Put `state` into effect. Raises `BackendError`; what is in effect is then unknown."""
+
+    async def counters(self) -> dict[str, Counter]:
         """The traffic counters of the labels that the firewall counts, by name."""
 
-    def reset_counters(self) -> None:
-        """Set all counters to zero."""
+    async def reset_counters(self) -> dict[str, Counter]:
+        """The traffic counters as they were; they are zero now."""
+
+    def reachable(self) -> Reachable:
+        """What the last probes of the gateways found; costs nothing."""
+
+
+_DEFAULTS = ("0.0.0.0/0", "::/0")
 
 
 class RecordingBackend:
@@ -60,12 +83,12 @@ class RecordingBackend:
     file would.
     """
 
-    __slots__ = ("_counters", "_links", "_states", "refusing")
+    __slots__ = ("_links", "_states", "counted", "refusing")
 
     def __init__(self, links: Iterable[Link] = ()) -> None:
         self._links = {link.mac: link for link in links}
         self._states: dict[str, bytes] = {}
-        self._counters: dict[str, Counter] = {}
+        self.counted: dict[str, Counter] = {}
         self.refusing: frozenset[str] = frozenset()
 
     def links(self) -> Iterable[Link]:
@@ -85,15 +108,24 @@ class RecordingBackend:
         former, self._links = self._links, {link.mac: link for link in links}
         return former != self._links
 
-    def read(self, service: str) -> State | None:
+    async def name_links(self, names: Mapping[str, str]) -> None:
+        """Nothing to rename."""
+
+    async def adopt(self) -> None:
+        """Nothing was there before."""
+
+    def read(self, service: str) -> State:
         """What was last committed for a service."""
         recorded = self._states.get(service)
-        state: State | None = None if recorded is None else json.loads(recorded)
+        state: State = {} if recorded is None else json.loads(recorded)
         return state
 
-    async def apply(self, service: str, state: State | None) -> None:
+    async def check(self, service: str, state: State) -> None:
+        """Everything can be recorded."""
+
+    async def apply(self, service: str, state: State) -> None:
         """Record `state`. Raises `BackendError` for a service in `refusing` that shall change."""
-        recorded = None if state is None else json.dumps(state, separators=(",", ":")).encode()
+        recorded = json.dumps(state, separators=(",", ":")).encode() if state else None
         if service in self.refusing and recorded != self._states.get(service):
             raise BackendError(f"{service} refused its new state")
         if recorded is None:
@@ -101,14 +133,20 @@ class RecordingBackend:
         else:
             self._states[service] = recorded
         if service == "firewall":
-            names = {label["name"] for label in (state or {}).get("labels", ())}
-            self._counters = {name: self._counters.get(name, Counter()) for name in sorted(names)}
+            names = {label["name"] for label in state.get("labels", ())}
+            self.counted = {name: self.counted.get(name, Counter()) for name in sorted(names)}
 
-    def counters(self) -> dict[str, Counter]:
+    async def counters(self) -> dict[str, Counter]:
         """The counters; recorded rules count nothing unless a test does."""
-        return self._counters
+        return dict(self.counted)
 
-    def reset_counters(self) -> None:
+    async def reset_counters(self) -> dict[str, Counter]:
         """Set all counters to zero."""
-        for name in self._counters:
-            self._counters[name] = Counter()
+        former, self.counted = self.counted, {name: Counter() for name in self.counted}
+        return former
+
+    def reachable(self) -> Reachable:
+        """Recorded gateways always answer."""
+        routes = self.read("routes").get("routes", ())
+        versions = {route["version"] for route in routes if route["destination"] in _DEFAULTS}
+        return Reachable(4 in versions, 6 in versions)

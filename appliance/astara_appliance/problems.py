@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from .appliance import CommitFailed, StaleEpoch
+from .backend import BackendError
 from .validation import InvalidConfiguration, MalformedJson
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ def problem_of(error: Exception) -> Problem:
             outcome = "the former configuration runs again" if error.restored else "the state of services is unknown"
             detail = f"{error.service}: {error}; {outcome}."
             return Problem(500, f"The service {error.service} failed", detail, {"service": error.service})
+        case BackendError():
+            return Problem(500, "The machine does not answer as it should", f"{error}.")
         case web.HTTPRequestEntityTooLarge():
             return Problem(413, "The body is too large", error.text or "")
         case web.HTTPException():

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Protocol
 
-from ..backend import Backend, State
+from ..backend import Backend, BackendError, State
 from ..boot import BootData
 from ..interfaces import InterfaceNames
 from ..models import Configuration
@@ -28,6 +28,9 @@ class Service(Protocol):
 
     def render(self, configuration: Configuration) -> State:
         """The wanted state. An empty one means that the service does not run."""
+
+    async def check(self, state: State) -> None:
+        """Have the machine try `state` where it is news; nothing changes. `BackendError` has what it says against it."""
 
     async def commit(self, state: State) -> bool:
         """Put `state` into effect; False when it was in effect already and nothing was touched."""
@@ -57,11 +60,15 @@ class RecordedService:
         """Nothing beyond what the models refuse."""
         return []
 
+    async def check(self, state: State) -> None:
+        """Have the machine try `state` unless it is in effect."""
+        if self._backend.read(self.name) != state:
+            await self._backend.check(self.name, state)
+
     async def commit(self, state: State) -> bool:
         """Put `state` into effect unless it is."""
         self._former, self._touched = self._backend.read(self.name), False
-        # Nothing at all and an empty state are the same: the service does not run.
-        if (self._former or {}) == state:
+        if self._former == state:
             return False
         # Set before the call: a state that took effect in part must be rolled back as well.
         self._touched = True
@@ -71,5 +78,7 @@ class RecordedService:
     async def roll_back(self) -> None:
         """Undo the last commit, if it touched anything."""
         if self._touched:
-            await self._backend.apply(self.name, self._former)
-            self._former, self._touched = None, False
+            former, self._former, self._touched = self._former, None, False
+            if former is None:
+                raise BackendError("what was in effect before is not known")
+            await self._backend.apply(self.name, former)

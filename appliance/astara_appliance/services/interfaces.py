@@ -21,8 +21,10 @@ class Interfaces(RecordedService):
     name: ClassVar[str] = "interfaces"
 
     def validate(self, configuration: Configuration) -> list[FieldError]:
-        """The management interface carries no tenant's network, and any other one carries one network."""
+        """The management interface carries no tenant's network, and any other one is plugged and carries one network."""
         errors = []
+        macs = {link.mac for link in self._backend.links()}
+        there = {self._names.names.get(mac) for mac in macs}
         taken: dict[str, int] = {}
         for index, network in enumerate(configuration.networks):
             if network.network_type == "management":
@@ -32,6 +34,10 @@ class Interfaces(RecordedService):
                 errors.append(FieldError(f"{place}.lladdr", "is the management interface's"))
             elif self._names.of(network.interface) == MANAGEMENT:
                 errors.append(FieldError(f"{place}.ifname", "is the management interface"))
+            elif network.interface.lladdr is not None and network.interface.lladdr not in macs:
+                errors.append(FieldError(f"{place}.lladdr", "no interface with this MAC address is plugged"))
+            elif self._names.of(network.interface) not in there:
+                errors.append(FieldError(f"{place}.ifname", "no such interface is plugged"))
             elif taken.setdefault(self._names.of(network.interface), index) != index:
                 other = taken[self._names.of(network.interface)]
                 errors.append(FieldError(f"{place}.ifname", f"is the interface of networks[{other}]"))

@@ -1,0 +1,109 @@
+"""The machine as the services see it: states in, packets moving.
+
+What is in effect is known from what was last applied, not asked of the kernel at each push, so a push costs what it
+changes. Each state is noted under `runtime` once it is in effect, and its note is removed before a change begins: a note
+that is there after a restart of the agent is believed only when its effect confirms it. What an effect could not
+confirm, or failed to change, is unknown, and applied anew from what the machine shows.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ..backend import BackendError, Counter, Link, Reachable, State
+from .effect import Effect, Machine
+
+
+class LinuxBackend:
+    """Satisfies `backend.Backend`."""
+
+    def __init__(
+        self, machine: Machine, links: "Links", effects: Sequence[Effect], counters: "Counters", prober: "Prober"
+    ) -> None:
+        self._notes = machine.runtime / "applied"
+        self._links = links
+        self._effects = {effect.name: effect for effect in effects}
+        self._states: dict[str, State | None] = dict.fromkeys(self._effects)
+        self._counters = counters
+        self._prober = prober
+
+    def links(self) -> Iterable[Link]:
+        """The plugged interfaces, by the kernel's index."""
+        return self._links.known()
+
+    async def name_links(self, names: Mapping[str, str]) -> None:
+        """Rename what is called otherwise. What was in effect on a link that came or went is looked at anew."""
+        if await self._links.rename(names):
+            for service in self._states:
+                self._forget(service)
+
+    async def adopt(self) -> None:
+        """Believe the notes that their effects confirm."""
+        for service, effect in self._effects.items():
+            recorded = self._noted(service)
+            if recorded is not None and await effect.adopt(recorded):
+                self._states[service] = recorded
+
+    def read(self, service: str) -> State | None:
+        """What is in effect; None when it is not known."""
+        return self._states[service]
+
+    async def check(self, service: str, state: State) -> None:
+        """The dry run of the service's kernel part or daemon."""
+        await self._effects[service].check(state)
+
+    async def apply(self, service: str, state: State) -> None:
+        """Put it into effect and note it."""
+        former = self._states[service]
+        self._forget(service)
+        await self._effects[service].apply(former, state)
+        self._states[service] = state
+        self._note(service, state)
+
+    async def counters(self) -> dict[str, Counter]:
+        """As the kernel has counted."""
+        return await self._counters.read()
+
+    async def reset_counters(self) -> dict[str, Counter]:
+        """As the kernel has counted; zero from now on."""
+        return await self._counters.reset()
+
+    def reachable(self) -> Reachable:
+        """What the last probes found."""
+        return self._prober.reachable
+
+    async def close(self) -> None:
+        """The agent ends; packets go on."""
+        for effect in self._effects.values():
+            await effect.close()
+
+    # Notes
+
+    def _forget(self, service: str) -> None:
+        self._states[service] = None
+        with contextlib.suppress(FileNotFoundError):
+            self._path(service).unlink()
+
+    def _note(self, service: str, state: State) -> None:
+        path = self._path(service)
+        beside = path.with_suffix(".new")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # No flush to a disk: the directory lives as long as the kernel's state.
+            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+                json.dump(state, file, separators=(",", ":"))
+            beside.replace(path)
+        except OSError as error:
+            raise BackendError(f"{path} cannot be written: {error.strerror}") from error
+
+    def _noted(self, service: str) -> State | None:
+        try:
+            state: State = json.loads(self._path(service).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return state
+
+    def _path(self, service: str) -> Path:
+        return self._notes / f"{service}.json"
