@@ -1,7 +1,7 @@
 """Network namespaces and the wires between them: what a lab's machines are plugged into. Needs root.
 
-Namespaces are the kernel's named ones: `ip netns exec NAME …` shows what happens in them. A `Fabric` is a namespace of its
-own that holds one bridge for each network; a machine's interface is a pair of virtual Ethernet devices, one end in
+Namespaces are the kernel's named ones: `ip netns exec NAME …` shows what happens in them. A `Fabric` is a namespace that
+holds one bridge for each network; a machine's interface is a pair of virtual Ethernet devices, one end in
 the machine and the other on a bridge. Nothing is ever added to the namespace that this process runs in, but for
 `Fabric.reach`, which plugs it into one of the bridges.
 """
@@ -53,7 +53,7 @@ class Namespace:
             raise WireError(f"{self.name}: {' '.join(argv)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done
 
-    def start(self, *argv: str, **options: Any) -> subprocess.Popen[bytes]:
+    def start(self, *argv: str, **options: Any) -> subprocess.Popen[Any]:
         """Start a program in here, in a session of its own; `options` are Popen's."""
         return subprocess.Popen(
             self._inside(argv), **{"stdin": subprocess.DEVNULL, "start_new_session": True} | options
