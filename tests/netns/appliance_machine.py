@@ -34,7 +34,7 @@ def uuid_of(name: str) -> str:
 
 
 class Machine:
-    """An appliance: its agent in a namespace, plugged into the management network. `root` keeps what survives a reboot."""
+    """An appliance: its agent in a namespace, on the management network. `root` keeps what survives a reboot."""
 
     def __init__(self, fabric: Fabric, root: Path) -> None:
         self.fabric = fabric
@@ -171,7 +171,7 @@ class Machine:
     async def until(self, true: Callable[[dict[str, Any]], bool], seconds: float = 20.0) -> dict[str, Any]:
         """Its status, as soon as something is true of it."""
         async with asyncio.timeout(seconds):
-            while not true(status := await self.status()):
+            while not true(status := await self.status()):  # noqa: ASYNC110 - another process sets no event
                 await asyncio.sleep(0.02)
         return status
 
