@@ -1,4 +1,4 @@
-"""A real agent in a machine made of namespaces, its neighbours, and a client that stands where the orchestrator stands."""
+"""A real agent in a machine made of namespaces, its neighbours, and a client in the orchestrator's place."""
 
 import asyncio
 import contextlib
