@@ -28,6 +28,7 @@ class OpenStackSettings:
     """What is not keystoneauth's own."""
 
     group: ClassVar[str] = GROUP
+    partial: ClassVar[bool] = True
 
     region_name: str = option("", help="Region; empty: the only one")
     interface: str = option("internal", help="Endpoints to use", choices=("public", "internal", "admin"))

@@ -31,6 +31,7 @@ class WorkerPlace:
     """Where the first worker listens; the worker's own settings hold the rest."""
 
     group: ClassVar[str] = "worker"
+    partial: ClassVar[bool] = True
 
     listen: str = option(
         "127.0.0.1:44254",

@@ -1,11 +1,13 @@
 """Settings: oslo.config files and environment, read once at start into frozen dataclasses.
 
 A settings class is a frozen dataclass whose fields are made with `option`; its `group` names the section of the ini
-file. `load` reads all that a service names, once, and fails with a sentence that names the option. The environment
-overrides files: `OS_<GROUP>__<OPTION>` (oslo.config's own driver), e.g. `OS_WORKER__CLAIM=all`.
+file. `load` reads all that a service names, once, and fails with a sentence that names the option; an option that does
+not exist, in a section that the service knows, is a mistake too. The environment overrides files:
+`OS_<GROUP>__<OPTION>` (oslo.config's own driver), e.g. `OS_WORKER__CLAIM=all`.
 """
 
 import dataclasses
+import difflib
 import sys
 import types
 import typing
@@ -72,9 +74,32 @@ def load(program: str, argv: Sequence[str] | None, classes: Sequence[type[Any]],
             raise SettingsError(msg)
     try:
         conf(arguments, project="astara", prog=program, default_config_files=[])
+        _refuse_unknown(conf, classes)
         return Settings(conf, {settings: _read(conf, settings) for settings in classes})
     except (cfg.Error, ValueError) as error:
         raise SettingsError(str(error)) from error
+
+
+def _refuse_unknown(conf: cfg.ConfigOpts, classes: Sequence[type[Any]]) -> None:
+    """Raise SettingsError for an option that nobody reads: a misspelt one would quietly keep its default."""
+    known: dict[str, set[str]] = {}
+    for settings in classes:
+        known.setdefault(settings.group, set()).update(field.name for field in dataclasses.fields(settings))
+    for settings in classes:
+        # The rest of the section is another service's, or a library's.
+        if getattr(settings, "partial", False):
+            known.pop(settings.group, None)
+    files = [Path(path) for path in conf.config_file or ()]
+    files += [path for folder in conf.config_dirs for path in sorted(Path(folder).glob("*.conf"))]
+    for path in files:
+        sections: dict[str, dict[str, list[str]]] = {}
+        cfg.ConfigParser(str(path), sections).parse()
+        for section, options in sections.items():
+            for name in options:
+                if section in known and name.replace("-", "_") not in known[section]:
+                    near = difflib.get_close_matches(name, known[section], 1)
+                    hint = f"; is {near[0]} meant?" if near else ""
+                    raise SettingsError(f"[{section}] {name}: there is no such option{hint} ({path})")
 
 
 def _group(settings: type[Any]) -> str | None:

@@ -49,6 +49,7 @@ class ApplianceSecretSettings:
     """What the worker derives appliances' tokens from; the other options of this section are the worker's."""
 
     group: ClassVar[str] = "appliance"
+    partial: ClassVar[bool] = True
 
     secret: str = option(help="Key from which appliances' tokens are derived; at least 16 characters", secret=True)
 

@@ -38,3 +38,12 @@ def test_a_missing_choice_names_the_three(tmp_path: Path) -> None:
 def test_an_address_that_is_no_address_is_said_to_be_none(address: str) -> None:
     with pytest.raises(SettingsError, match="does not appear to be an IPv4 or IPv6 address"):
         split_address(address)
+
+
+def test_an_option_that_does_not_exist_is_named_with_the_one_that_is_meant(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^\[worker\] max_runing: there is no such option; is max_running meant\?"):
+        read(tmp_path, "[worker]\nmax_runing = 5\n", WorkerSettings)
+
+
+def test_sections_of_other_services_are_left_to_them(tmp_path: Path) -> None:
+    read(tmp_path, "[worker]\nmax_runing = 5\n[claim]\nclaim = all\n", ClaimSettings)
