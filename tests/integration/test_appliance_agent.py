@@ -155,7 +155,7 @@ async def test_unknown_paths_methods_and_interfaces_get_problem_documents(agent)
 async def test_a_push_is_in_effect_and_told(agent):
     status, answer = await agent.push({"configuration": WANTED})
     assert status == 200
-    assert answer["changed"] == ["interfaces", "routes", "firewall", "dhcp", "metadata_proxy"]
+    assert answer["changed"] == ["firewall", "interfaces", "routes", "dhcp", "metadata_proxy"]
     assert (answer["digest"], answer["epoch"]) == ("v1:a", "1.1")
     told = await agent.status()
     assert (told["digest"], told["epoch"], told["v4"], told["v6"]) == ("v1:a", "1.1", True, False)
@@ -214,8 +214,8 @@ async def test_firewall_rules_look_as_iptables_prints_them(agent):
 
 async def test_label_counters_are_told_as_they_were_when_they_are_reset(agent):
     await agent.push()
-    agent.backend.counters()["metered"].packets = 7
-    agent.backend.counters()["metered"].bytes = 900
+    agent.backend.counted["metered"].packets = 7
+    agent.backend.counted["metered"].bytes = 900
     counted = {"labels": [{"name": "metered", "packets": 7, "bytes": 900}]}
     assert (await agent.ask("GET", "/v1/firewall/labels"))[1] == counted
     assert (await agent.ask("POST", "/v1/firewall/labels/resetcounters"))[1] == counted
@@ -293,7 +293,7 @@ class Breaking(RecordingBackend):
     breaks = True
 
     async def apply(self, service, state):
-        changes = service == "routes" and self.read(service) not in (None, state)
+        changes = service == "routes" and self.read(service) not in ({}, state)
         await super().apply(service, state)
         if changes and self.breaks:
             self.refusing = frozenset(["interfaces", "dhcp"])
@@ -384,15 +384,20 @@ async def test_a_push_whose_caller_goes_away_is_finished():
     began, goes_on = asyncio.Event(), asyncio.Event()
 
     class Waiting(RecordingBackend):
+        waits = False
+
         async def apply(self, service, state):
-            began.set()
-            await goes_on.wait()
+            if self.waits:
+                began.set()
+                await goes_on.wait()
             await super().apply(service, state)
 
-    app = create_app(BOOT, None, Waiting(LINKS))
+    backend = Waiting(LINKS)
+    app = create_app(BOOT, None, backend)
     # As the agent is served: a handler is cancelled when its client goes away.
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
+    backend.waits = True
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/system/config"
     async with ClientSession() as session:

@@ -89,7 +89,7 @@ async def test_pushes_and_plugs_reach_one_appliance_only(lab):
     one, _ = await lab.start(1), await lab.start(2)
     await lab.host.plug(one, mac(1, 1), 1450)
     status, answer = await lab.ask(1, "PUT", "/v1/system/config", json={"networks": [internal(1)]})
-    assert (status, answer["changed"]) == (200, ["interfaces", "routes", "firewall", "metadata_proxy"])
+    assert (status, answer["changed"]) == (200, ["firewall", "interfaces", "routes", "metadata_proxy"])
     assert (await lab.ask(1))[1]["interfaces"] == {mac(0, 1): "ge0", mac(1, 1): "ge1"}
     assert (await lab.ask(2))[1]["interfaces"] == {mac(0, 2): "ge0"}
     assert (await lab.ask(2, path="/v1/system/config/"))[1]["configuration"]["networks"] == []
