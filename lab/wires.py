@@ -29,11 +29,15 @@ class WireError(Exception):
 class Namespace:
     """One network namespace. `with` removes it, and ends what still runs in it."""
 
-    def __init__(self, name: str) -> None:
-        """Make the namespace `name`; its loopback is up. WireError when there is one already."""
+    def __init__(self, name: str, *, found: bool = False) -> None:
+        """Make the namespace `name`; its loopback is up. WireError when there is one already.
+
+        With `found` it is one that was made earlier, maybe by another process.
+        """
         self.name = name
-        _ip("netns", "add", name)
-        self.ip("link", "set", "lo", "up")
+        if not found:
+            _ip("netns", "add", name)
+            self.ip("link", "set", "lo", "up")
 
     @property
     def path(self) -> Path:
@@ -103,15 +107,18 @@ class Namespace:
 class Fabric:
     """One bridge for each network, all in a namespace of their own."""
 
-    def __init__(self, prefix: str | None = None) -> None:
-        """`prefix` begins the names of all that is made here; a random one by default."""
+    def __init__(self, prefix: str | None = None, *, found: bool = False) -> None:
+        """`prefix` begins the names of all that is made here; a random one by default.
+
+        With `found` it is the fabric of that prefix that was made earlier, maybe by another process.
+        """
         self.prefix = prefix or f"astara-{secrets.token_hex(3)}"
-        self.switch = Namespace(f"{self.prefix}-switch")
+        self.switch = Namespace(f"{self.prefix}-switch", found=found)
         self._reached: list[str] = []
 
-    def machine(self, name: str) -> Namespace:
-        """A namespace for a machine; the caller removes it."""
-        return Namespace(f"{self.prefix}-{name}")
+    def machine(self, name: str, *, found: bool = False) -> Namespace:
+        """A namespace for a machine, or with `found` that which was made for it; the caller removes it."""
+        return Namespace(f"{self.prefix}-{name}", found=found)
 
     def bridge(self, bridge: str, mtu: int = 1500) -> None:
         """A bridge, at most 15 characters; no error when there is one."""
