@@ -146,7 +146,7 @@ class Workbench:
         environment = RouterEnvironment(
             "lab", router_settings, appliance_settings, facts, lambda router: self.claims(router),  # noqa: PLW0108 - a test may change it
 
-            lambda _resource: self.epoch, self._api.glance, self._peers,
+            lambda _resource: self.epoch, self._api.glance, self._peers, self.appliances.certificates.boot_files,
             lambda: str(uuid.uuid4()), self.clock,
         )  # fmt: skip
         self.driver = RouterDriver(

@@ -19,6 +19,7 @@ META_RESOURCE = "astara_resource"
 META_SLOT = "astara_slot"
 META_BOOT = "astara_boot"
 META_OPERATION = "astara_operation"
+META_TLS = "astara_tls"
 
 _PREFIX = "astara"
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -64,6 +65,8 @@ class ServerMark:
     slot: int
     boot_id: str
     operation_id: str = ""
+    tls: bool = False
+    """Whether it was given certificates at boot, and so speaks TLS."""
 
     def metadata(self) -> dict[str, str]:
         """Metadata for Nova. HA_Enabled=False keeps Masakari from evacuating what we replace ourselves."""
@@ -74,6 +77,7 @@ class ServerMark:
             META_BOOT: self.boot_id,
             META_OPERATION: self.operation_id,
             "HA_Enabled": "False",
+            **({META_TLS: "1"} if self.tls else {}),
         }
 
     def name(self) -> str:
@@ -88,7 +92,9 @@ class ServerMark:
         slot = facts.get(META_SLOT, "0")
         if not deployment or not resource or not slot.isdigit():
             return None
-        return cls(deployment, resource, int(slot), facts.get(META_BOOT, ""), facts.get(META_OPERATION, ""))
+        return cls(
+            deployment, resource, int(slot), facts.get(META_BOOT, ""), facts.get(META_OPERATION, ""), META_TLS in facts
+        )
 
 
 def is_safe_id(text: str) -> bool:

@@ -90,6 +90,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
             epoch=epoch,
             glance=cloud.glance,
             peers=peers,
+            boot_files=appliances.certificates.boot_files,
             new_id=_new_id,
             clock=clock,
         )

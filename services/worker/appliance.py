@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 
+from .certificates import Certificates
 from .cloud import Json
 from .errors import ApplianceError, RejectedError, StaleEpochError, UnreachableError
 from .settings import ApplianceSettings
@@ -21,6 +22,7 @@ class Endpoint:
     address: str
     token: str
     instance_id: str
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,9 @@ class ApplianceClient:
     """Asks and tells appliances. Open it on the loop that uses it; close it at the end."""
 
     def __init__(self, settings: ApplianceSettings, *, connections: int = 1024) -> None:
+        """SettingsError when the certificates cannot be used."""
         self._settings = settings
+        self.certificates = Certificates(settings)
         connector = aiohttp.TCPConnector(limit=connections, keepalive_timeout=30.0, use_dns_cache=False)
         self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         self._short = aiohttp.ClientTimeout(total=settings.alive_timeout)
@@ -90,11 +94,16 @@ class ApplianceClient:
         body: Json | None = None,
     ) -> Json:
         host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
-        url = f"http://{host}:{self._settings.port}{path}"
+        url = f"{'https' if endpoint.tls else 'http'}://{host}:{self._settings.port}{path}"
         everything = {"Authorization": f"Bearer {endpoint.token}", **(headers or {})}
+        secure: dict[str, Any] = {}
+        if endpoint.tls:
+            if not self.certificates.enabled:
+                raise ApplianceError(f"{endpoint.address} speaks TLS, but [appliance] tls_ca is not set")
+            secure = {"ssl": self.certificates.context(), "server_hostname": self.certificates.server_name}
         try:
             async with self._session.request(
-                method, url, headers=everything, json=body, timeout=timeout, allow_redirects=False
+                method, url, headers=everything, json=body, timeout=timeout, allow_redirects=False, **secure
             ) as response:
                 answer: Any = await response.json(content_type=None) if response.status != 204 else {}
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:

@@ -27,8 +27,12 @@ def user_data(
     management: Json,
     router: RouterSettings,
     appliance: ApplianceSettings,
+    more_files: list[Json],
 ) -> str:
-    """Base64 of the cloud-config, as Nova wants it. `management` is the port with `cidrs`, `mtu`, `gateway` added."""
+    """Base64 of the cloud-config, as Nova wants it.
+
+    `management` is the port with `cidrs`, `mtu`, `gateway` added; `more_files` are entries of write_files.
+    """
     facts = {
         "version": 1,
         "deployment": mark.deployment,
@@ -52,7 +56,7 @@ def user_data(
         "token": marks.appliance_token(appliance.secret, mark.deployment, mark.resource_id, mark.slot, mark.boot_id),
     }
     cloud_config: dict[str, Any] = {
-        "write_files": [{"path": BOOT_FILE, "permissions": "0600", "content": json.dumps(facts)}],
+        "write_files": [{"path": BOOT_FILE, "permissions": "0600", "content": json.dumps(facts)}, *more_files],
     }
     if router.ssh_public_key:
         cloud_config["users"] = [

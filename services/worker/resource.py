@@ -23,6 +23,7 @@ class Instance:
     operation_id: str
     booted_at: float  # wall clock
     ports: dict[str, str] | None = None  # service ports plugged in, network id -> MAC; None: not read yet
+    tls: bool = False  # it was given certificates at boot
     spare: dict[str, str] | None = None  # service ports seen that may not be plugged in, network id -> port id
 
     @property
@@ -75,7 +76,7 @@ class ManagedResource:
             raise ValueError(f"{self.resource_id} has no instance")
         boot_id = self.instance.boot_id
         token = marks.appliance_token(secret, deployment, self.resource_id, 0, boot_id)
-        return Endpoint(self.instance.address, token, boot_id)
+        return Endpoint(self.instance.address, token, boot_id, tls=self.instance.tls)
 
     def jitter(self) -> float:
         """A number in 0..1 that is always the same for this resource: spreads timers without randomness."""

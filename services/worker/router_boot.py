@@ -57,6 +57,7 @@ class RouterServers:
             str((server.get("image") or {}).get("id") or ""),
             mark.operation_id,
             _unix_time(server.get("created")),
+            tls=mark.tls,
             spare=spare,
         )
         resource.management = resource.wanted_digest = resource.reading = None
@@ -71,9 +72,12 @@ class RouterServers:
     ) -> None:
         """Boot an instance with its ports. UncertainError when Nova did not answer: look before the next."""
         operation_id = self._choose_image(resource)
-        mark = marks.ServerMark(self._env.deployment, resource.resource_id, SLOT, self._env.new_id(), operation_id)
+        files = self._env.boot_files()
+        mark = marks.ServerMark(
+            self._env.deployment, resource.resource_id, SLOT, self._env.new_id(), operation_id, tls=bool(files)
+        )
         image = resource.image_override or self._env.router.image_id
-        data = bootdata.user_data(mark, resource.tenant_id, management, self._env.router, self._env.appliance)
+        data = bootdata.user_data(mark, resource.tenant_id, management, self._env.router, self._env.appliance, files)
         order = [management["id"], *(ports[network]["id"] for network in reading.attached_network_ids)]
         resource.attempts += 1
         try:
@@ -91,6 +95,7 @@ class RouterServers:
             operation_id,
             self._env.clock.wall(),
             {network: str(port["mac_address"]) for network, port in ports.items()},
+            mark.tls,
             {},
         )
         resource.management = resource.wanted_digest = None

@@ -29,7 +29,8 @@ class RouterEnvironment:
     """Settings, facts and questions to the worker.
 
     `claims` says of a router (Neutron's JSON) whether it is ours; `epoch` answers with the epoch of a resource's shard
-    or raises LostOwnershipError; `peers` names this worker's other resources that have an instance.
+    or raises LostOwnershipError; `peers` names this worker's other resources that have an instance; `boot_files` are
+    the certificates for a new one.
     """
 
     deployment: str
@@ -40,6 +41,7 @@ class RouterEnvironment:
     epoch: Callable[[ManagedResource], tuple[int, int]]
     glance: Api
     peers: Callable[[ManagedResource], Iterable[ManagedResource]]
+    boot_files: Callable[[], list[Json]]
     new_id: Callable[[], str]
     clock: Clock
 

@@ -73,3 +73,12 @@ class ApplianceSettings:
         20.0, help="Seconds without answer until an instance that Nova calls ACTIVE is dead", minimum=0.0
     )
     config_timeout: float = option(15.0, help="Seconds for one push", minimum=1.0, maximum=60.0)
+    tls_ca: str = option(
+        "",
+        help="File with the authorities that sign the certificates of appliances and workers (PEM); it switches TLS on",
+    )
+    tls_cert: str = option("", help="File with the certificate chain that the worker shows to appliances (PEM)")
+    tls_key: str = option("", help="File with its private key (PEM)")
+    tls_appliance_cert: str = option("", help="File with the certificate chain that new appliances are given (PEM)")
+    tls_appliance_key: str = option("", help="File with its private key (PEM)")
+    tls_appliance_name: str = option("astara-appliance", help="The name in the appliances' certificate")

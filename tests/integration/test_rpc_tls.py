@@ -1,11 +1,11 @@
 """gRPC between the services: mutual TLS off loopback, health, reflection and channelz on every server."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import grpc.aio
 import pytest
+from authority import Authority
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -14,31 +14,6 @@ from services.common.rpc import RpcServer, open_channel, split_address
 from services.common.settings import GrpcSettings, SettingsError
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
-
-
-def openssl(*words: str) -> None:
-    subprocess.run(["/usr/bin/openssl", *words], check=True, capture_output=True)
-
-
-class Authority:
-    """Signs certificates for the name localhost."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self.ca = folder / "ca.pem"
-        key = str(folder / "ca.key")
-        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", str(self.ca),
-                "-days", "2", "-subj", f"/CN={folder.name}")  # fmt: skip
-
-    def issue(self, name: str) -> tuple[str, str]:
-        key, request, cert = (str(self.folder / f"{name}.{suffix}") for suffix in ("key", "csr", "pem"))
-        names = self.folder / f"{name}.ext"
-        names.write_text("subjectAltName = DNS:localhost, IP:127.0.0.1\n")
-        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", request, "-subj", f"/CN={name}")
-        openssl("x509", "-req", "-in", request, "-CA", str(self.ca), "-CAkey", str(self.folder / "ca.key"),
-                "-CAcreateserial", "-days", "2", "-extfile", str(names), "-out", cert)  # fmt: skip
-        return cert, key
 
 
 @pytest.fixture(scope="module")

@@ -203,7 +203,7 @@ def test_an_appliance_reads_the_facts_that_it_was_booted_with(key: str) -> None:
     ids = [f"00000000-0000-4000-8000-{n:012d}" for n in range(3)]
     mark = marks.ServerMark("lab", ids[0], 0, ids[1], "op")
     management = {"mac_address": "fa:00:00:00:00:01", "cidrs": ["fdca::5/64"], "mtu": 1450, "gateway": None}
-    text = base64.b64decode(bootdata.user_data(mark, ids[2], management, router, appliance)).decode()
+    text = base64.b64decode(bootdata.user_data(mark, ids[2], management, router, appliance, [])).decode()
     assert text.splitlines()[0] == "#cloud-config"
     cloud_config = yaml.safe_load(text)
     (entry,) = cloud_config["write_files"]
