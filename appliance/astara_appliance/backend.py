@@ -20,10 +20,11 @@ class BackendError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network interface that is plugged into the machine."""
+    """A network interface that is plugged into the machine; `max_mtu` is the most that its driver takes."""
 
     mac: str
     mtu: int
+    max_mtu: int = 65535
 
 
 @dataclass(slots=True)
