@@ -22,10 +22,10 @@ from ..backend import BackendError, State
 from . import dnsmasq
 from .daemon import Daemon, pid_file
 from .effect import Machine
+from .files import read, write
 from .process import run
 
 _AT_ONCE = 4
-_SCRATCH = "check-"
 
 
 class DhcpEffect:
@@ -55,8 +55,7 @@ class DhcpEffect:
                 news[ifname] = text
         if not news:
             return
-        self._runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._runtime) as scratch:
+        with tempfile.TemporaryDirectory(prefix="astara-dnsmasq-") as scratch:
             turns = asyncio.Semaphore(_AT_ONCE)
 
             async def try_out(ifname: str, text: str) -> None:
@@ -93,13 +92,8 @@ class DhcpEffect:
 
     def _find(self) -> None:
         """Know of what earlier agents left."""
-        if not self._runtime.exists():
-            return
-        for folder in self._runtime.iterdir():
-            if folder.name.startswith(_SCRATCH):
-                shutil.rmtree(folder)
-            else:
-                self._served.setdefault(folder.name, self._make(folder.name))
+        for folder in self._runtime.iterdir() if self._runtime.exists() else ():
+            self._served.setdefault(folder.name, self._make(folder.name))
 
     def _make(self, ifname: str) -> "_Served":
         return _Served(ifname, self._runtime / ifname, self._state / ifname)
@@ -128,12 +122,12 @@ class _Served:
 
     def adopt(self) -> bool:
         """Take charge of the dnsmasq that runs, if one does."""
-        self.main = _read(self._files.main) if self._daemon.adopt() else None
+        self.main = read(self._files.main) if self._daemon.adopt() else None
         return self.main is not None
 
     def has(self, network: dict[str, Any]) -> bool:
         """Whether the files are those of `network`."""
-        return all(_read(path) == text for path, text in self._texts(network).items())
+        return all(read(path) == text for path, text in self._texts(network).items())
 
     def main_for(self, network: dict[str, Any]) -> str:
         """What the main file would be."""
@@ -146,12 +140,12 @@ class _Served:
     async def serve(self, network: dict[str, Any], is_known: bool) -> None:
         """Serve `network`; what dnsmasq has read of the other files is as they lie there when `is_known`."""
         texts = self._texts(network)
-        owners = dnsmasq.owners_in(_read(self._files.hosts))
+        owners = dnsmasq.owners_in(read(self._files.hosts))
         owned = {address: mac for address, mac in dnsmasq.owners(network).items() if owners.get(address) != mac}
-        news = {path: text for path, text in texts.items() if _read(path) != text}
+        news = {path: text for path, text in texts.items() if read(path) != text}
         if texts[self._files.main] == self.main and not self._is_blocked(owned):
             for path, text in news.items():
-                _write(path, text)
+                write(path, text)
             if news or not is_known:
                 await self._daemon.reload()
             return
@@ -160,9 +154,9 @@ class _Served:
         for folder in (self._runtime, self._state):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._is_blocked(owned):
-            _write(self._files.leases, dnsmasq.without_leases_of_others(_read(self._files.leases), owned))
+            write(self._files.leases, dnsmasq.without_leases_of_others(read(self._files.leases), owned))
         for path, text in news.items():
-            _write(path, text)
+            write(path, text)
         await self._daemon.start()
         self.main = texts[self._files.main]
 
@@ -177,7 +171,7 @@ class _Served:
 
     def _is_blocked(self, owned: dict[str, str]) -> bool:
         """Whether a lease keeps an address from its new owner."""
-        leases = _read(self._files.leases) if owned else ""
+        leases = read(self._files.leases) if owned else ""
         return dnsmasq.without_leases_of_others(leases, owned) != leases
 
     def _texts(self, network: dict[str, Any]) -> dict[Path, str]:
@@ -194,23 +188,3 @@ async def _all(tasks: Iterable[Coroutine[Any, Any, None]]) -> None:
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
-
-
-def _read(path: Path) -> str:
-    """A file's text; empty when there is none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise BackendError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Nobody ever reads half of it."""
-    beside = path.with_name(f"{path.name}.new")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise BackendError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,6 +1,10 @@
-"""BGP: what BIRD would be told. It announces the internal IPv6 networks to the upstream routers."""
+"""BGP: what BIRD is told. It announces the internal networks to the upstream routers.
 
-from typing import ClassVar
+IPv6 networks always, IPv4 networks only where nothing is translated: with source NAT nobody outside may know them.
+"""
+
+from ipaddress import ip_address, ip_interface
+from typing import Any, ClassVar
 
 from ..backend import State
 from ..fields import version_of
@@ -23,21 +27,49 @@ class Bgp(RecordedService):
         return [FieldError(field, "asn and neighbor_asn are given together or not at all")]
 
     def render(self, configuration: Configuration) -> State:
-        """One session a default gateway; none without AS numbers or while the router is switched off."""
-        neighbors = [
+        """One session a default gateway; none without AS numbers or while the router is switched off.
+
+        `refused` are the prefixes that no neighbour may teach: the router's own networks and management.
+        """
+        gateways = [
             gateway
             for gateway in (configuration.default_v4_gateway, configuration.default_v6_gateway)
             if gateway is not None
         ]
-        if configuration.asn is None or not neighbors or not configuration.admin_state_up:
+        if configuration.asn is None or not gateways or not configuration.admin_state_up:
             return {}
+        internal = [
+            (self._names.of(network.interface), subnet.cidr)
+            for network in configuration.networks_of("internal")
+            for subnet in network.subnets
+        ]
+        management = [ip_interface(address).network for address in self._boot.management.addresses]
+        connected = [
+            ip_interface(address).network
+            for network in configuration.networks
+            for address in network.interface.addresses
+            if network.network_type == "external"
+        ]
         return {
             "asn": configuration.asn,
-            "neighbors": [{"address": address, "asn": configuration.neighbor_asn} for address in neighbors],
-            "announce": [
-                subnet.cidr
-                for network in configuration.networks_of("internal")
-                for subnet in network.subnets
-                if version_of(subnet.cidr) == 6
+            "neighbors": [
+                {"address": gateway, "asn": configuration.neighbor_asn, **self._towards(configuration, gateway)}
+                for gateway in gateways
             ],
+            "announce": [
+                {"prefix": cidr, "ifname": ifname}
+                for ifname, cidr in internal
+                if version_of(cidr) == 6 or not configuration.enable_snat
+            ],
+            "refused": sorted({cidr for _, cidr in internal} | {str(network) for network in (*management, *connected)}),
         }
+
+    def _towards(self, configuration: Configuration, gateway: str) -> dict[str, Any]:
+        """The external interface on which a gateway is, and the router's own address there; None where not known."""
+        address = ip_address(gateway)
+        external = configuration.networks_of("external")
+        for network in external:
+            for own in map(ip_interface, network.interface.addresses):
+                if address in own.network:
+                    return {"ifname": self._names.of(network.interface), "own": str(own.ip)}
+        return {"ifname": self._names.of(external[0].interface) if external else None, "own": None}

@@ -1,11 +1,13 @@
 """Router advertisements (RFC 4861) on the internal networks whose IPv6 subnets name a mode."""
 
+from ipaddress import ip_address
 from typing import Any, ClassVar
 
 from ..backend import State
 from ..fields import version_of
 from ..models import Configuration, Network
 from .base import RecordedService
+from .dhcp import is_served, own_address
 
 
 class RouterAdvertisement(RecordedService):
@@ -37,5 +39,16 @@ def _wanted(network: Network) -> dict[str, Any]:
         "prefixes": [
             {"prefix": subnet.cidr, "autonomous": subnet.ipv6_ra_mode != "dhcpv6-stateful"} for subnet in subnets
         ],
-        "dns": sorted({server for subnet in subnets for server in subnet.dns_nameservers}),
+        "dns": _resolvers(network),
     }
+
+
+def _resolvers(network: Network) -> list[str]:
+    """In their order: the servers that the subnets name; else the router itself, where it answers on the network."""
+    subnets = [subnet for subnet in network.subnets if version_of(subnet.cidr) == 6 and subnet.ipv6_ra_mode]
+    named = [server for subnet in subnets for server in subnet.dns_nameservers]
+    if not named and is_served(network):
+        named = [own for subnet in subnets if (own := own_address(network, subnet)) is not None]
+    # Neutron takes the unspecified address for "none at all"; the option holds IPv6 addresses only (RFC 8106).
+    wanted = (server for server in named if version_of(server) == 6 and not ip_address(server).is_unspecified)
+    return list(dict.fromkeys(wanted))

@@ -1,0 +1,128 @@
+"""Router advertisements and BGP on the machine: one BIRD for both, which runs while either is wanted.
+
+What is always true:
+
+- Each of the two effects owns one file; whoever changes one has BIRD go over to it without a restart, so the sessions
+  and the advertisements that stay the same are not disturbed.
+- The files lie there only in the form that BIRD has accepted, or was just asked to.
+- A BIRD that is started takes over the kernel's routes of one that crashed (`-R`, graceful restart); one that is
+  stopped takes its routes away and says goodbye to hosts (an advertisement with lifetime zero) and neighbours.
+"""
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+from ..backend import State
+from . import bird_control, bird_files
+from .daemon import Daemon, pid_file
+from .effect import Machine
+from .files import read, write
+from .process import run
+
+
+class Bird:
+    """The one BIRD of an appliance, and its files. A section's text is empty when it is not wanted."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._folder = machine.runtime / "bird"
+        self._main = self._folder / "main.conf"
+        self._control = self._folder / "control"
+        self._text = bird_files.main_file(machine.boot)
+        argv = ("bird", "-f", "-R", "-c", self._main, "-s", self._control, "-P", pid_file("bird", self._folder))
+        self._daemon = Daemon("bird", [str(word) for word in argv], self._folder)
+        self._lock = asyncio.Lock()
+
+    def adopt(self, section: str, text: str) -> bool:
+        """Take charge of the BIRD that runs; whether it runs `text`."""
+        wanted = {name: self._read(name) for name in bird_files.SECTIONS}
+        is_running = self._daemon.adopt()
+        is_as_noted = wanted[section] == text and (not text or read(self._main) == self._text)
+        return is_as_noted and is_running == any(wanted.values())
+
+    async def check(self, section: str, text: str) -> None:
+        """Have a BIRD of its own read `text` together with the other section as it is."""
+        with tempfile.TemporaryDirectory(prefix="astara-bird-") as scratch:
+            folder = Path(scratch)
+            write(folder / "main.conf", self._text)
+            for name in bird_files.SECTIONS:
+                write(folder / f"{name}.conf", text if name == section else self._read(name))
+            await run("bird", "-p", "-c", str(folder / "main.conf"))
+
+    async def put(self, section: str, text: str, is_known: bool) -> None:
+        """Run `text`. Unless `is_known`, an earlier agent's BIRD may be there."""
+        async with self._lock:
+            if not is_known:
+                self._daemon.adopt()
+            texts = {name: self._read(name) for name in bird_files.SECTIONS} | {section: text}
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not any(texts.values()):
+                await self._daemon.stop()
+            write(self._main, self._text)
+            for name, wanted in texts.items():
+                write(self._path(name), wanted)
+            if not any(texts.values()):
+                return
+            if self._daemon.pid is None:
+                await self._daemon.start()
+            else:
+                await bird_control.configure(self._control)
+
+    def close(self) -> None:
+        """Let go of BIRD; it goes on."""
+        self._daemon.close()
+
+    def _path(self, section: str) -> Path:
+        return self._folder / f"{section}.conf"
+
+    def _read(self, section: str) -> str:
+        return read(self._path(section))
+
+
+class _SectionEffect:
+    """What both effects do: their states are the text of one section. Satisfies `effect.Effect`."""
+
+    name: ClassVar[str]
+
+    def __init__(self, machine: Machine, bird: Bird) -> None:  # noqa: ARG002 - all effects are made alike
+        self._bird = bird
+
+    async def adopt(self, recorded: State) -> bool:
+        """Whether BIRD runs `recorded`."""
+        return self._bird.adopt(self.name, self._text(recorded))
+
+    async def check(self, state: State) -> None:
+        """Have BIRD read what would be new."""
+        text = self._text(state)
+        if text:
+            await self._bird.check(self.name, text)
+
+    async def apply(self, former: State | None, state: State) -> None:
+        """Have BIRD go over to `state`."""
+        await self._bird.put(self.name, self._text(state), former is not None)
+
+    async def close(self) -> None:
+        """The agent ends; BIRD goes on."""
+        self._bird.close()
+
+    def _text(self, state: State) -> str:
+        raise NotImplementedError
+
+
+class RaEffect(_SectionEffect):
+    """Router advertisements."""
+
+    name: ClassVar[str] = "ra"
+
+    def _text(self, state: State) -> str:
+        return bird_files.ra_file(state)
+
+
+class BgpEffect(_SectionEffect):
+    """BGP to the gateways."""
+
+    name: ClassVar[str] = "bgp"
+
+    def _text(self, state: State) -> str:
+        return bird_files.bgp_file(state)
