@@ -1,4 +1,4 @@
-"""`python -m lab up|down|supervise|node|rabbitmq`: what the Makefile's targets call."""
+"""`python -m lab up|down|demo|supervise|node|rabbitmq`: what the Makefile's targets call."""
 
 import argparse
 import asyncio
@@ -22,6 +22,11 @@ def main() -> int:
         "--broker", choices=("auto", "rabbitmq", "embedded"), default="auto",
         help="auto: RabbitMQ where it is installed or can be, else the lab's own",
     )  # fmt: skip
+    starting.add_argument(
+        "--servers", choices=("auto", "namespaces", "processes"), default="auto",
+        help="what a server is: a machine made of namespaces, through which packets flow (needs root), or for an "
+        "appliance an agent in the simulated cloud, else nothing; auto: machines where they can be made",
+    )  # fmt: skip
     commands.add_parser("down", help="end it and remove everything it made")
     commands.add_parser("supervise", help="run in the foreground what a plan says; `up` calls this")
     commands.add_parser("node", help="run the lab's RabbitMQ node in the foreground; `supervise` calls this")
@@ -33,7 +38,7 @@ def main() -> int:
         if arguments.command == "up":
             # Not ours yet: the mark is for the processes that `up` starts.
             os.environ.pop(MARK, None)
-            up(layout, console, broker=arguments.broker)
+            up(layout, console, broker=arguments.broker, servers=arguments.servers)
         elif arguments.command == "down":
             down(layout, console)
         elif arguments.command == "rabbitmq":

@@ -5,16 +5,19 @@ lab carries that folder's path in its environment under MARK: that is how leftov
 """
 
 import dataclasses
+import ipaddress
 import json
 import os
 import secrets
 import socket
+import subprocess
 from pathlib import Path
 
 MARK = "ASTARA_LAB_HOME"
 TENANTS = ("red", "blue")
 WORKERS = 2
 PORT_STEP = 100
+_MANAGEMENT = int(ipaddress.IPv6Address("fdca:3ba5:a17a:acda::"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Ports:
 
     @property
     def management_cidr(self) -> str:
-        """Addresses of this lab's appliances; 127.64.0.0/16 is left to tests."""
+        """Addresses of appliances that have no network of their own; 127.64.0.0/16 is left to tests."""
         return f"127.{65 + self.offset // PORT_STEP}.0.0/16"
 
     def all(self) -> list[int]:
@@ -94,6 +97,20 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def free_management_network() -> str:
+    """The documented management network of appliances, or the next one to which this machine has no route yet."""
+    shown = subprocess.run(
+        ("ip", "-6", "-json", "route", "show", "table", "all"), capture_output=True, text=True, check=True
+    )
+    destinations = [route["dst"] for route in json.loads(shown.stdout or "[]") if route["dst"] != "default"]
+    taken = [ipaddress.IPv6Network(destination, strict=False) for destination in destinations]
+    for number in range(256):
+        network = ipaddress.IPv6Network((_MANAGEMENT + (number << 64), 64))
+        if not any(network.overlaps(one) for one in taken):
+            return str(network)
+    raise OSError("no management network is free")
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What one lab is; written once by `up`, read by everything else."""
@@ -104,6 +121,15 @@ class Plan:
     broker_password: str
     appliance_secret: str
     metadata_secret: str
+    management_cidr: str
+    """Network of the appliances' management addresses."""
+    namespaces: bool = False
+    """Servers are machines made of namespaces; otherwise appliances are agents in the simulated cloud's process."""
+
+    @property
+    def orchestrator_address(self) -> str:
+        """Where appliances reach the metadata service."""
+        return str(ipaddress.ip_network(self.management_cidr)[1]) if self.namespaces else "127.0.0.1"
 
     @property
     def ports(self) -> Ports:
@@ -131,9 +157,12 @@ class Plan:
         return f"http://127.0.0.1:{self.ports.cloud + 5}/lab"
 
     @classmethod
-    def new(cls, broker: str) -> "Plan":
+    def new(cls, broker: str, *, namespaces: bool = False) -> "Plan":
         """A lab on free ports."""
-        return cls(free_ports().offset, broker, *(secrets.token_hex(16) for _ in range(3)))
+        ports = free_ports()
+        management = free_management_network() if namespaces else ports.management_cidr
+        password, appliance, metadata = (secrets.token_hex(16) for _ in range(3))
+        return cls(ports.offset, broker, password, appliance, metadata, management, namespaces)
 
 
 class Layout:
@@ -147,6 +176,7 @@ class Layout:
         self.clouds = self.home / "clouds.yaml"
         self.database = self.home / "scheduler.db"
         self.broker = self.home / "rabbitmq"
+        self.hypervisor = self.home / "hypervisor"
         self.ready = self.run / "ready"
         self.supervisor = self.run / "supervisor.json"
         self._plan = self.home / "plan.json"

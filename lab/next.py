@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lab.demo import DemoRouter
 from lab.layout import Layout, Plan
+from lab.tenants import TenantRouter
 
 _SERVICES = ("scheduler", "notifier", "health", "worker-1", "worker-2", "rpcapi", "metadata")
 
 
-def what_next(console: Console, layout: Layout, plan: Plan, routers: Sequence[DemoRouter]) -> None:
+def what_next(console: Console, layout: Layout, plan: Plan, routers: Sequence[TenantRouter]) -> None:
     """Print it."""
     first = routers[0]
     api = f"http://127.0.0.1:{plan.ports.api}"

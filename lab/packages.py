@@ -1,4 +1,4 @@
-"""RabbitMQ from the distribution: installed when we may and it is missing, never started as the machine's service."""
+"""Programs from the distribution: installed when we may and they are missing, never started as its services."""
 
 import os
 import shutil
@@ -7,6 +7,17 @@ from pathlib import Path
 
 _SERVER = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/usr/sbin/rabbitmq-server")
 _POLICY = Path("/usr/sbin/policy-rc.d")
+_PROGRAMS = {
+    "nft": "nftables",
+    "dnsmasq": "dnsmasq-base",
+    "bird": "bird2",
+    "dhclient": "isc-dhcp-client",
+    "ping": "iputils-ping",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
+    "curl": "curl",
+}
+"""Programs that run in machines made of namespaces, and Debian's packages of them."""
 
 
 def has_rabbitmq() -> bool:
@@ -16,25 +27,40 @@ def has_rabbitmq() -> bool:
 
 def ensure_rabbitmq() -> bool:
     """Install RabbitMQ where it is missing and we are root on a system with apt; answers whether it is there."""
-    if has_rabbitmq():
-        return True
+    if not has_rabbitmq():
+        _install("RabbitMQ", ["rabbitmq-server"])
+    return has_rabbitmq()
+
+
+def ensure_machine_programs() -> list[str]:
+    """Install what machines made of namespaces need, as above; answers with the packages that are still missing."""
+    if missing := _missing():
+        _install("what machines need", missing)
+    return _missing()
+
+
+def _missing() -> list[str]:
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    return sorted({package for program, package in _PROGRAMS.items() if shutil.which(program, path=path) is None})
+
+
+def _install(what: str, packages: list[str]) -> None:
     apt = shutil.which("apt-get")
     if os.geteuid() != 0 or apt is None:
-        return False
-    print("installing rabbitmq-server from the distribution …", flush=True)
-    # The package would start a broker of its own on 5672; a policy that says no keeps it from that.
+        return
+    print(f"installing {' '.join(packages)} from the distribution …", flush=True)
+    # The packages would start services of their own; a policy that says no keeps them from that.
     ours = not _POLICY.exists()
     if ours:
         _POLICY.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
         _POLICY.chmod(0o755)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
-        for command in (("update", "-q"), ("install", "-q", "-y", "--no-install-recommends", "rabbitmq-server")):
+        for command in (("update", "-q"), ("install", "-q", "-y", "--no-install-recommends", *packages)):
             done = subprocess.run((apt, *command), env=environment, stdout=subprocess.DEVNULL, check=False)
             if done.returncode != 0:
-                print(f"apt-get {command[0]} failed; going on without RabbitMQ", flush=True)
-                return False
+                print(f"apt-get {command[0]} failed; going on without {what}", flush=True)
+                return
     finally:
         if ours:
             _POLICY.unlink()
-    return has_rabbitmq()

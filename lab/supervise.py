@@ -36,7 +36,8 @@ def children(layout: Layout, plan: Plan) -> dict[str, Child]:
     tenants = tuple(word for tenant in TENANTS for word in ("--tenant", tenant))
     cloud = (
         *(*python, "lab.cloud", "--port-base", str(plan.ports.cloud), "--clouds", str(layout.clouds), *tenants),
-        *("--management-cidr", plan.ports.management_cidr),
+        *("--management-cidr", plan.management_cidr),
+        *(("--hypervisor", str(layout.hypervisor)) if plan.namespaces else ()),
     )
     # Not as arguments: everybody on the machine sees those.
     secrets = {"ASTARA_LAB_AMQP_URL": plan.amqp_url, "ASTARA_LAB_METADATA_SECRET": plan.metadata_secret}

@@ -4,16 +4,23 @@
 first. `down` ends every process of the lab and removes its folder.
 """
 
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from rich.console import Console
 
-from lab import demo, packages, processes, watch
+from lab import packages, processes, tenants, watch
+from lab.hypervisor.hypervisor import Hypervisor, HypervisorError
+from lab.hypervisor.machine import Machine
 from lab.layout import Layout, Plan
 from lab.next import what_next
+from lab.wires import WireError
 
 READY_SECONDS = 120.0
 CONFIGURED_SECONDS = 120.0
@@ -26,12 +33,12 @@ class LabError(Exception):
     """The lab does not come up; the text says why and where to look."""
 
 
-def up(layout: Layout, console: Console, *, broker: str) -> None:
+def up(layout: Layout, console: Console, *, broker: str, servers: str) -> None:
     """Bring everything up, make the tenants' routers, show them, say what to try. LabError when it does not come up."""
     began = time.monotonic()
     if processes.recorded(layout.supervisor) is None:
         _clear(layout)
-        plan = _plan(broker)
+        plan = _plan(console, broker, servers)
         layout.write_plan(plan)
         _announce(console, plan)
         _start(layout)
@@ -40,7 +47,7 @@ def up(layout: Layout, console: Console, *, broker: str) -> None:
         plan = layout.read_plan()
     _wait_until_ready(layout, console)
     console.print(f"Services answer after {time.monotonic() - began:.1f} s; two tenants make a router each.")
-    routers = demo.make(layout)
+    routers = tenants.make(layout)
     deadline = time.monotonic() + CONFIGURED_SECONDS
 
     def go_on() -> bool:
@@ -67,15 +74,43 @@ def down(layout: Layout, console: Console) -> None:
 def _clear(layout: Layout) -> int:
     left = processes.marked(layout)
     processes.end(left, grace=5.0)
+    if layout.hypervisor.exists():
+        Hypervisor(layout.hypervisor).close()
     if layout.home.exists():
         shutil.rmtree(layout.home)
     return len(left)
 
 
-def _plan(broker: str) -> Plan:
+def _plan(console: Console, broker: str, servers: str) -> Plan:
     if broker == "auto":
         broker = "rabbitmq" if packages.ensure_rabbitmq() else "embedded"
-    return Plan.new(broker)
+    return Plan.new(broker, namespaces=servers != "processes" and _can_have_machines(console, servers))
+
+
+def _can_have_machines(console: Console, servers: str) -> bool:
+    """Whether machines can be made of namespaces here."""
+    why = _obstacle()
+    if why is None:
+        return True
+    if servers == "namespaces":
+        raise LabError(f"no machine can be made of namespaces: {why}")
+    if os.geteuid() == 0:
+        console.print(f"No machine can be made of namespaces: {why}", highlight=False, markup=False, soft_wrap=True)
+    return False
+
+
+def _obstacle() -> str | None:
+    """What stands in the way of machines, which is found out by making one."""
+    if os.geteuid() != 0:
+        return "that needs root"
+    if missing := packages.ensure_machine_programs():
+        return f"there is no {', no '.join(missing)}"
+    try:
+        with tempfile.TemporaryDirectory() as folder, contextlib.closing(Hypervisor(Path(folder))) as hypervisor:
+            hypervisor.boot(Machine("probe", "probe"))
+    except (HypervisorError, WireError, OSError) as error:
+        return str(error)
+    return None
 
 
 def _announce(console: Console, plan: Plan) -> None:
@@ -87,6 +122,11 @@ def _announce(console: Console, plan: Plan) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if plan.namespaces:
+        said = f"Servers are machines made of namespaces, appliances are managed on {plan.management_cidr}."
+    else:
+        said = "Appliances are agents in the simulated cloud; no packet moves (as root they are machines)."
+    console.print(said, highlight=False, soft_wrap=True)
     if plan.offset:
         console.print(f"(All ports are {plan.offset} above the documented ones, of which some are taken.)")
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lab.demo import DemoRouter
+from lab.tenants import TenantRouter
 
 LOOK_SECONDS = 0.15
 _STYLES = {"configured": "bold green", "error": "bold red", "booting": "yellow", "up": "cyan"}
@@ -29,7 +29,7 @@ def resources(api_url: str) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def rows(routers: Iterable[DemoRouter], known: dict[str, dict[str, Any]]) -> list[Row]:
+def rows(routers: Iterable[TenantRouter], known: dict[str, dict[str, Any]]) -> list[Row]:
     """Tenant, router, state, management address, worker, last error of each router."""
     found: list[Row] = []
     for router in routers:
@@ -49,7 +49,7 @@ def rows(routers: Iterable[DemoRouter], known: dict[str, dict[str, Any]]) -> lis
 
 
 def until_configured(
-    console: Console, api_url: str, routers: Sequence[DemoRouter], *, go_on: Callable[[], bool]
+    console: Console, api_url: str, routers: Sequence[TenantRouter], *, go_on: Callable[[], bool]
 ) -> bool:
     """Show the routers until all are configured (True), or `go_on` says no (False)."""
     if not console.is_terminal:
@@ -59,7 +59,7 @@ def until_configured(
 
 
 def _follow(
-    show: Callable[[list[Row]], None], api_url: str, routers: Sequence[DemoRouter], go_on: Callable[[], bool]
+    show: Callable[[list[Row]], None], api_url: str, routers: Sequence[TenantRouter], go_on: Callable[[], bool]
 ) -> bool:
     before: list[Row] | None = None
     while True:

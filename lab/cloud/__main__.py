@@ -10,8 +10,11 @@ from pathlib import Path
 import uvloop
 from astara_appliance.host import ApplianceHost
 
+from lab.hypervisor.hypervisor import Hypervisor
+
 from .clouds import write_clouds
 from .hypervisor import AppliancesInProcess, NoHypervisor
+from .namespaces import NamespaceHypervisor
 from .options import CloudOptions
 from .server import SimulatedCloud
 
@@ -37,13 +40,19 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument(
         "--management-cidr", default="127.64.0.0/16",
-        help="loopback addresses of appliances; two clouds on one machine need different ones (default %(default)s)",
+        help="management addresses of appliances; two clouds on one machine need different ones (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--boot-delay", type=float, default=1.0, help="seconds from boot to ACTIVE (default 1)")
     parser.add_argument("--delete-delay", type=float, default=0.2, help="seconds that a delete takes (default 0.2)")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds added to every call (default 0)")
     parser.add_argument("--segments", action="store_true", help="Neutron has segments: ports need no addresses")
-    parser.add_argument("--no-appliances", action="store_true", help="servers have no inside")
+    inside = parser.add_mutually_exclusive_group()
+    inside.add_argument("--no-appliances", action="store_true", help="servers have no inside")
+    inside.add_argument(
+        "--hypervisor", type=Path, metavar="FOLDER",
+        help="servers are machines made of namespaces, which live in this folder (needs root); default: appliances "
+        "are agents in this process, and other servers have no inside",
+    )  # fmt: skip
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     uvloop.run(_run(arguments))
@@ -57,9 +66,11 @@ async def _run(arguments: argparse.Namespace) -> None:
         delete_delay=arguments.delete_delay, latency=latency, segments=arguments.segments,
         management_cidr=arguments.management_cidr,
     )  # fmt: skip
-    hypervisor = None if arguments.no_appliances else AppliancesInProcess(ApplianceHost(metadata=True))
+    hypervisor = _hypervisor(arguments)
     cloud = SimulatedCloud(options, hypervisor or NoHypervisor())
-    cloud.seed()
+    management = cloud.seed()
+    if isinstance(hypervisor, NamespaceHypervisor):
+        await hypervisor.open(cloud.network, management, options.management_cidr)
     for name in arguments.tenant:
         cloud.tenant(name)
     stopping = asyncio.Event()
@@ -73,6 +84,14 @@ async def _run(arguments: argparse.Namespace) -> None:
     await cloud.stop()
     if hypervisor is not None:
         await hypervisor.close()
+
+
+def _hypervisor(arguments: argparse.Namespace) -> AppliancesInProcess | NamespaceHypervisor | None:
+    if arguments.no_appliances:
+        return None
+    if arguments.hypervisor is not None:
+        return NamespaceHypervisor(Hypervisor(arguments.hypervisor))
+    return AppliancesInProcess(ApplianceHost(metadata=True))
 
 
 if __name__ == "__main__":

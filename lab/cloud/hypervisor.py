@@ -12,12 +12,11 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import yaml
+from lab.hypervisor.userdata import BOOT_FILE, read_files
 
 from .store import Row
 
 LOG = logging.getLogger(__name__)
-BOOT_FILE = "/etc/astara/appliance.json"
 
 
 class Hypervisor(Protocol):
@@ -35,8 +34,14 @@ class Hypervisor(Protocol):
     async def reboot(self, server: Row) -> None:
         """Start a server anew with the ports that it has."""
 
+    async def power(self, server: Row, *, on: bool) -> None:
+        """Stop a server, or start one that was stopped."""
+
     async def destroy(self, server: Row) -> None:
         """End a server; nothing happens when it never ran."""
+
+    def console(self, server: Row) -> str | None:
+        """What a server wrote on its serial console, at once; None when it has none."""
 
 
 class NoHypervisor:
@@ -54,8 +59,14 @@ class NoHypervisor:
     async def reboot(self, server: Row) -> None:
         """Nothing to start anew."""
 
+    async def power(self, server: Row, *, on: bool) -> None:
+        """Nothing to start or to stop."""
+
     async def destroy(self, server: Row) -> None:
         """Nothing to end."""
+
+    def console(self, server: Row) -> str | None:
+        """No console."""
 
 
 class ApplianceCarrier(Protocol):
@@ -80,6 +91,7 @@ class AppliancesInProcess:
     def __init__(self, carrier: ApplianceCarrier) -> None:
         self._carrier = carrier
         self._running: dict[str, tuple[dict[str, Any], dict[str, int]]] = {}
+        self._off: dict[str, tuple[dict[str, Any], dict[str, int]]] = {}
 
     async def boot(self, server: Row, ports: Sequence[Row], user_data: str | None) -> None:
         """Start the agent named in the user data; other servers stay empty."""
@@ -111,10 +123,23 @@ class AppliancesInProcess:
             await self._carrier.stop(boot["instance"])
             await self._carrier.start(boot, _interfaces(interfaces))
 
+    async def power(self, server: Row, *, on: bool) -> None:
+        """End the agent, or start it again."""
+        if on and server["id"] in self._off:
+            self._running[server["id"]] = boot, interfaces = self._off.pop(server["id"])
+            await self._carrier.start(boot, _interfaces(interfaces))
+        elif not on and server["id"] in self._running:
+            self._off[server["id"]] = boot, _ = self._running.pop(server["id"])
+            await self._carrier.stop(boot["instance"])
+
     async def destroy(self, server: Row) -> None:
         """End the agent."""
+        self._off.pop(server["id"], None)
         if (running := self._running.pop(server["id"], None)) is not None:
             await self._carrier.stop(running[0]["instance"])
+
+    def console(self, server: Row) -> str | None:
+        """No console: the agents' logs are this process's."""
 
     async def kill(self, server_id: str) -> None:
         """End the agent while Nova still calls its server ACTIVE, as a crash in the machine does."""
@@ -130,15 +155,14 @@ class AppliancesInProcess:
 
 def appliance_boot(user_data: str | None) -> dict[str, Any] | None:
     """The content of `/etc/astara/appliance.json` in cloud-config user data; None when there is none."""
-    if not user_data or not user_data.startswith("#cloud-config") or BOOT_FILE not in user_data:
+    if not user_data or BOOT_FILE not in user_data:
         return None
     try:
-        config = yaml.load(user_data, Loader=_LOADER)  # noqa: S506 - a safe loader either way
-        for entry in config["write_files"]:
-            if entry["path"] == BOOT_FILE:
-                boot: dict[str, Any] = json.loads(entry["content"])
+        for file in read_files(user_data):
+            if file.path == BOOT_FILE:
+                boot: dict[str, Any] = json.loads(file.content)
                 return boot
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         LOG.warning("user data cannot be read: %s", type(error).__name__)
     return None
 
@@ -155,6 +179,3 @@ def decode_user_data(encoded: str | None) -> str | None:
 
 def _interfaces(macs: dict[str, int]) -> list[dict[str, Any]]:
     return [{"mac": mac, "mtu": mtu, "name": f"eth{n}"} for n, (mac, mtu) in enumerate(macs.items())]
-
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

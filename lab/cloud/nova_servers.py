@@ -7,6 +7,7 @@ done as the service user of Nova's section `[neutron]`, which the notifications 
 
 import asyncio
 import datetime as dt
+import functools
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -122,7 +123,7 @@ class Servers:
         verb = "power_on" if on else "power_off"
         self._announce.event(context, server, f"{verb}.start")
         self._announce.event(context, server, f"{verb}.end")
-        self._work(server, self.hypervisor.reboot if on else self.hypervisor.destroy, server)
+        self._work(server, functools.partial(self.hypervisor.power, on=on), server)
 
     def attach(self, context: Context, server: Row, wanted: Row) -> Row:
         """Plug a port, or a new one on a network, into a server; the port, bound."""
@@ -154,7 +155,7 @@ class Servers:
 
     def console(self, server: Row) -> str:
         """What the server wrote on its serial console."""
-        return f"{server['name']} login: "
+        return self.hypervisor.console(server) or f"{server['name']} login: "
 
     # The work
 

@@ -37,7 +37,10 @@ class CloudOptions:
     filter_validation: bool = True
     """As Neutron's option of that name: filters that are no attributes answer 400, `changed_since` among them."""
     management_cidr: str = "127.64.0.0/16"
-    """Loopback addresses of appliances; clouds that run at the same time on one machine need different ones."""
+    """Management addresses of appliances: loopback's, or those of a network of their own that the hypervisor has.
+
+    Clouds that run at the same time on one machine need different ones.
+    """
     hostname: str = "lab-host"
     """Nova's compute host, and the host in the publisher ids of notifications."""
     clock: Callable[[], float] = time.time

@@ -4,6 +4,7 @@ Every call passes the same steps: count, faults, latency, token, handler, answer
 """
 
 import asyncio
+import ipaddress
 import json
 import random
 from collections.abc import Mapping
@@ -100,11 +101,19 @@ class SimulatedCloud:
                 self.identity.assign(account, rows[0], self.identity.role("service"))
         self.servers.binder = self.identity.context_of("neutron", "service")
 
-    def seed(self) -> None:
-        """Make what every lab has: the management and the external network, images and flavors, all silently."""
+    def seed(self) -> str:
+        """Make what every lab has: the management and the external network, images and flavors, all silently.
+
+        Answers with the management network's id.
+        """
         admin, service = self.identity.context_of("admin", "admin"), self.identity.context_of("astara", "service")
         management = self._network(service, name=MANAGEMENT_NETWORK)
-        self._subnet(service, management, self.options.management_cidr, gateway_ip=None, name=MANAGEMENT_NETWORK)
+        cidr = ipaddress.ip_network(self.options.management_cidr)
+        # The first addresses are the orchestrator's.
+        pool = [{"start": str(cidr[16]), "end": str(cidr[2**16 - 2])}] if cidr.version == 6 else None
+        self._subnet(
+            service, management, str(cidr), gateway_ip=None, name=MANAGEMENT_NETWORK, allocation_pools=pool
+        )  # fmt: skip
         external = self._network(
             admin, name=EXTERNAL_NETWORK,
             **{
@@ -118,6 +127,7 @@ class SimulatedCloud:
         self.image.add("tiny", admin.project_id, size=4096, visibility="public")
         self.compute.add_flavor("m1.astara", ram=512, disk=3, vcpus=1)
         self.compute.add_flavor("tiny", ram=64, disk=1, vcpus=1)
+        return str(management["id"])
 
     def tenant(self, name: str) -> Context:
         """A project with one member of the same name, whose password is that of the options."""

@@ -31,7 +31,7 @@ def lab(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Layout, str]]:
     layout = Layout(tmp_path_factory.mktemp("lab") / "home")
     broker = "rabbitmq" if packages.has_rabbitmq() else "embedded"
-    up = lab(layout.home, "up", "--broker", broker)
+    up = lab(layout.home, "up", "--broker", broker, "--servers", "processes")
     try:
         assert up.returncode == 0, up.stdout + up.stderr
         yield layout, up.stdout

@@ -10,7 +10,7 @@ NAME = "private"
 
 
 @dataclass(frozen=True)
-class DemoRouter:
+class TenantRouter:
     """A tenant's router."""
 
     tenant: str
@@ -18,12 +18,12 @@ class DemoRouter:
     name: str
 
 
-def make(layout: Layout) -> list[DemoRouter]:
+def make(layout: Layout) -> list[TenantRouter]:
     """Make what is missing of it, as each tenant's own user; answers with the routers."""
     return [_make(layout, tenant, index) for index, tenant in enumerate(TENANTS, start=1)]
 
 
-def _make(layout: Layout, tenant: str, index: int) -> DemoRouter:
+def _make(layout: Layout, tenant: str, index: int) -> TenantRouter:
     with connect(layout, tenant) as cloud:
         api = cloud.network
         network = api.find_network(NAME, project_id=cloud.current_project_id) or api.create_network(name=NAME)
@@ -36,4 +36,4 @@ def _make(layout: Layout, tenant: str, index: int) -> DemoRouter:
             external = api.find_network(EXTERNAL_NETWORK, ignore_missing=False)
             router = api.create_router(name=name, external_gateway_info={"network_id": external.id})
             api.add_interface_to_router(router, subnet_id=subnet.id)
-        return DemoRouter(tenant, router.id, name)
+        return TenantRouter(tenant, router.id, name)
