@@ -14,12 +14,14 @@ from pydantic_core import PydanticCustomError
 from .fields import version_of
 
 if TYPE_CHECKING:
-    from .models import Configuration, FloatingIp, Interface, Label, Network, Route, Subnet
+    from .models import Configuration, FloatingIp, Interface, Label, Network, PortForwarding, Route, Subnet
 
 Place = tuple[str | int, ...]
 
 # Neutron gives a subnet this CIDR until the delegated prefix is known, so several may have it.
 _PREFIX_TO_BE_DELEGATED = "::/64"
+# Each costs the kernel an entry of its own; a single forwarding may have 65,535.
+_MOST_FORWARDED_PORTS = 131_072
 _LINK_LOCAL = ipaddress.ip_network("fe80::/10")
 
 
@@ -93,6 +95,20 @@ def of_floating_ip(floating_ip: "FloatingIp") -> Iterator[Wrong]:
             yield Wrong((field,), "an IPv4 address is expected")
 
 
+def of_port_forwarding(forwarding: "PortForwarding") -> Iterator[Wrong]:
+    """Both addresses are IPv4, and every external port has its counterpart."""
+    for field in ("floating_ip", "fixed_ip"):
+        if version_of(getattr(forwarding, field)) != 4:
+            yield Wrong((field,), "an IPv4 address is expected")
+    external, internal = forwarding.external_ports, forwarding.internal_ports
+    if not external:
+        yield Wrong(("external_port_end",), "is lower than external_port")
+    if not internal:
+        yield Wrong(("internal_port_end",), "is lower than internal_port")
+    elif len(internal) not in (1, len(external)):
+        yield Wrong(("internal_port_end",), "one port, or as many as external ones, are expected")
+
+
 def of_label(label: "Label") -> Iterator[Wrong]:
     """A prefix is counted once."""
     yield from _twice((("prefixes", index), prefix, "prefix") for index, prefix in enumerate(label.prefixes))
@@ -114,6 +130,7 @@ def of_configuration(configuration: "Configuration") -> Iterator[Wrong]:
             (("floating_ips", index, field), getattr(item, field), "floating IP")
             for index, item in enumerate(configuration.floating_ips)
         )
+    yield from _between_forwardings(configuration.port_forwardings)
     yield from _twice(
         (("labels", index), (label.name, label.direction), "label") for index, label in enumerate(configuration.labels)
     )
@@ -155,6 +172,22 @@ def _between_interfaces(networks: "list[Network]") -> Iterator[Wrong]:
             if owner.setdefault(host, index) != index:
                 place = ("networks", index, "interface", "addresses", position)
                 yield Wrong(place, f"networks[{owner[host]}] has this address too")
+
+
+def _between_forwardings(forwardings: "list[PortForwarding]") -> Iterator[Wrong]:
+    yield from _twice(
+        (("port_forwardings", index, "id"), item.id, "port forwarding") for index, item in enumerate(forwardings)
+    )
+    if sum(len(item.external_ports) for item in forwardings) > _MOST_FORWARDED_PORTS:
+        yield Wrong(("port_forwardings",), f"more than {_MOST_FORWARDED_PORTS} ports are forwarded")
+        return
+    owner: dict[tuple[str, str, int], int] = {}
+    for index, item in enumerate(forwardings):
+        for port in item.external_ports:
+            first = owner.setdefault((item.floating_ip, item.protocol, port), index)
+            if first != index:
+                yield Wrong(("port_forwardings", index, "external_port"), f"port_forwardings[{first}] has it too")
+                break
 
 
 def _overlaps(networks: "list[Network]") -> Iterator[Wrong]:

@@ -20,6 +20,7 @@ from .fields import (
     InterfaceName,
     Mac,
     Mtu,
+    Port,
     Tenant,
     Text,
     Uuid,
@@ -31,6 +32,7 @@ MAX_ADDRESSES = 128
 MAX_ALLOCATIONS = 20_000
 MAX_ROUTES = 4_096
 MAX_FLOATING_IPS = 8_192
+MAX_PORT_FORWARDINGS = 8_192
 MAX_LABELS = 1_024
 MAX_PREFIXES = 1_024
 MAX_SERVERS = 16
@@ -140,6 +142,39 @@ class FloatingIp(_Model):
         return self
 
 
+class PortForwarding(_Model):
+    """Ports of an address of the external network that stand for ports of an internal address.
+
+    Ranges include their ends; without an end they are one port. The internal range is as long as the external one, each
+    port standing for its counterpart, or a single port for which all external ones stand (Neutron's extension
+    `floating-ip-port-forwarding-port-ranges`).
+    """
+
+    id: Uuid
+    floating_ip: Address
+    protocol: Literal["tcp", "udp"]
+    external_port: Port
+    external_port_end: Port | None = None
+    fixed_ip: Address
+    internal_port: Port
+    internal_port_end: Port | None = None
+
+    @property
+    def external_ports(self) -> range:
+        """The external ports."""
+        return range(self.external_port, (self.external_port_end or self.external_port) + 1)
+
+    @property
+    def internal_ports(self) -> range:
+        """The internal ports."""
+        return range(self.internal_port, (self.internal_port_end or self.internal_port) + 1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PortForwarding":
+        consistency.check(consistency.of_port_forwarding(self))
+        return self
+
+
 class Label(_Model):
     """Traffic to be counted: what enters from or leaves to `prefixes` on the external side."""
 
@@ -167,6 +202,7 @@ class Configuration(_Model):
     networks: Annotated[list[Network], Field(max_length=MAX_NETWORKS)] = []
     static_routes: Annotated[list[Route], Field(max_length=MAX_ROUTES)] = []
     floating_ips: Annotated[list[FloatingIp], Field(max_length=MAX_FLOATING_IPS)] = []
+    port_forwardings: Annotated[list[PortForwarding], Field(max_length=MAX_PORT_FORWARDINGS)] = []
     labels: Annotated[list[Label], Field(max_length=MAX_LABELS)] = []
 
     @model_validator(mode="after")

@@ -205,11 +205,14 @@ async def test_firewall_rules_look_as_iptables_prints_them(agent):
     assert lines[:2] == ["Chain INPUT (policy DROP)", "target prot opt source destination"]
     assert "DNAT tcp -- 0.0.0.0/0 169.254.169.254 in ge2 tcp dpt:80 to:10.0.0.1:9602" in lines
     assert "DNAT all -- 0.0.0.0/0 172.24.4.20 to:10.0.0.5" in lines
-    assert "SNAT all -- 10.0.0.0/24 0.0.0.0/0 out ge1" in lines
+    assert "SNAT all -- 10.0.0.5 0.0.0.0/0 to:172.24.4.20" in lines
+    assert "SNAT all -- 0.0.0.0/0 0.0.0.0/0 out ge1 to:172.24.4.9" in lines
     assert "DROP all -- 0.0.0.0/0 127.0.0.1 in !ge0" in lines
     await agent.push(WANTED | {"admin_state_up": False, "enable_snat": False})
-    text = (await agent.ask("GET", "/v1/firewall/rules"))[1]
-    assert "10.0.0.0/24" not in text
+    lines = (await agent.ask("GET", "/v1/firewall/rules"))[1].splitlines()
+    begins = lines.index("Chain FORWARD (policy DROP)")
+    assert lines[begins + 2] == ""
+    assert not [line for line in lines if line.startswith("SNAT") and "out ge1" in line]
 
 
 async def test_label_counters_are_told_as_they_were_when_they_are_reset(agent):

@@ -1,0 +1,162 @@
+"""Dropping the tracked connections whose translation the firewall's state does not give any more.
+
+The kernel keeps to the translation that a connection began with, so without this an address that was taken away would
+go on working for who uses it. A connection is dropped when the state would translate it otherwise now; all others go on
+untouched. Only connections that are translated are judged, so the router's own are never.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from ..backend import State
+from . import netfilter
+from .netfilter import Attributes, attribute, parse
+from .ruleset import Elements, elements
+
+_ORIGINAL, _REPLY, _STATUS, _ID, _ZONE, _FILTER = 1, 2, 3, 12, 18, 25
+_TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
+_SOURCE, _DESTINATION = 1, 2
+_PROTOCOL_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
+_FILTER_ORIGINAL, _FILTER_REPLY = 1, 2
+_BY_DESTINATION = 1 << 1
+_SOURCE_TRANSLATED, _DESTINATION_TRANSLATED = 1 << 4, 1 << 5
+
+_PROTOCOLS = {6: "tcp", 17: "udp"}
+_METADATA = "169.254.169.254"
+
+_FEW = 16
+"""So many addresses are asked for one by one; with more, the kernel is asked for all connections once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A translated IPv4 connection: what its first packet said, and what is answered to. Ports are 0 without any."""
+
+    protocol: int
+    source: str
+    destination: str
+    destination_port: int
+    answer_source: str
+    answer_source_port: int
+    answer_destination: str
+    is_source_translated: bool
+    is_destination_translated: bool
+
+
+class Translation:
+    """How a state translates."""
+
+    def __init__(self, state: State) -> None:
+        self._maps: Elements = elements(state)
+        internal, masks = set(state.get("internal", ())), state.get("masks", ())
+        self._outside_masks = {item["address"] for item in masks if item["out"] not in internal}
+        self._inside_masks = {item["address"] for item in masks if item["out"] in internal}
+
+    def gives(self, connection: Connection) -> bool:
+        """Whether the state may have made this connection what it is."""
+        if connection.is_destination_translated and not self._leads(connection):
+            return False
+        return not connection.is_source_translated or self._hides(connection)
+
+    def _leads(self, connection: Connection) -> bool:
+        if connection.destination == _METADATA:
+            return True
+        protocol = _PROTOCOLS.get(connection.protocol, "")
+        port = f"{connection.destination} . {protocol} . {connection.destination_port}"
+        to = self._maps["forwardings"].get(port)
+        if to is not None:
+            return to == f"{connection.answer_source} . {connection.answer_source_port}"
+        return self._maps["floating_in"].get(connection.destination) == connection.answer_source
+
+    def _hides(self, connection: Connection) -> bool:
+        behind = connection.answer_destination
+        masks = self._inside_masks if connection.is_destination_translated else self._outside_masks
+        return behind in masks or self._maps["floating_out"].get(connection.source) == behind
+
+
+def drop_stale(former: State | None, state: State) -> int:
+    """Drop what `former` has translated and `state` would not, or, where that is not known, whatever is stale.
+
+    Answers with how many connections that were. Raises `BackendError`. Blocks while the kernel looks through its table.
+    """
+    addresses = None if former is None else taken_away(former, state)
+    if addresses is not None and not addresses:
+        return 0
+    translation = Translation(state)
+    dropped = 0
+    for attributes in _candidates(addresses):
+        connection = _connection(attributes)
+        if connection is not None and not translation.gives(connection):
+            netfilter.delete_connection(_name(attributes))
+            dropped += 1
+    return dropped
+
+
+def taken_away(former: State, state: State) -> set[str]:
+    """The outside addresses of which `former` made something that `state` does not."""
+    before, after = elements(former), elements(state)
+    changed: set[str] = set()
+    for name in ("floating_in", "forwardings"):
+        now = after[name]
+        changed |= {key.partition(" ")[0] for key, value in before[name].items() if now.get(key) != value}
+    for name in ("floating_out", "masks"):
+        now = after[name]
+        changed |= {value for key, value in before[name].items() if now.get(key) != value}
+    return changed
+
+
+def _candidates(addresses: set[str] | None) -> Iterator[Attributes]:
+    """Connections, each once, among which are all that concern these addresses (None: any)."""
+    if addresses is None or len(addresses) > _FEW:
+        yield from netfilter.connections(b"")
+        return
+    seen: set[bytes] = set()
+    for wanted in _filters(sorted(addresses)):
+        # To its end before any is dropped: the kernel goes through its table meanwhile.
+        for attributes in list(netfilter.connections(wanted)):
+            if attributes[_ID] not in seen:
+                seen.add(attributes[_ID])
+                yield attributes
+
+
+def _filters(addresses: Iterable[str]) -> Iterator[bytes]:
+    """Who calls the address, and who hides behind it: answers go to it then."""
+    for address in addresses:
+        ip = attribute(_DESTINATION, IPv4Address(address).packed)
+        of = attribute(_TUPLE_IP, ip, nested=True)
+        for which, flags in ((_ORIGINAL, _FILTER_ORIGINAL), (_REPLY, _FILTER_REPLY)):
+            mask = attribute(flags, struct.pack("=I", _BY_DESTINATION))
+            yield attribute(which, of, nested=True) + attribute(_FILTER, mask, nested=True)
+
+
+def _connection(attributes: Attributes) -> Connection | None:
+    """The connection if it is translated."""
+    status = int.from_bytes(attributes[_STATUS], "big")
+    if not status & (_SOURCE_TRANSLATED | _DESTINATION_TRANSLATED):
+        return None
+    original, reply = parse(attributes[_ORIGINAL]), parse(attributes[_REPLY])
+    asked, answered = parse(original[_TUPLE_IP]), parse(reply[_TUPLE_IP])
+    protocol, answering = parse(original[_TUPLE_PROTOCOL]), parse(reply[_TUPLE_PROTOCOL])
+    return Connection(
+        protocol[_PROTOCOL_NUMBER][0],
+        _address(asked[_SOURCE]),
+        _address(asked[_DESTINATION]),
+        int.from_bytes(protocol.get(_DESTINATION_PORT, b""), "big"),
+        _address(answered[_SOURCE]),
+        int.from_bytes(answering.get(_SOURCE_PORT, b""), "big"),
+        _address(answered[_DESTINATION]),
+        bool(status & _SOURCE_TRANSLATED),
+        bool(status & _DESTINATION_TRANSLATED),
+    )
+
+
+def _name(attributes: Attributes) -> bytes:
+    """What names this very connection, not one that has taken its place."""
+    named = attribute(_ORIGINAL, attributes[_ORIGINAL], nested=True) + attribute(_ID, attributes[_ID])
+    return named + (attribute(_ZONE, attributes[_ZONE]) if _ZONE in attributes else b"")
+
+
+def _address(packed: bytes) -> str:
+    return str(IPv4Address(packed))

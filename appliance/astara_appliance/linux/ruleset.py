@@ -1,0 +1,252 @@
+"""The firewall's state as text for `nft -f -`: what loads it whole, and what loads a difference.
+
+Everything is in one table whose chains and rules never change; all that varies is an element of a set or map of it, so
+a floating IP costs an entry in two maps and no rule is walked for it. Only labels have rules of their own, in two
+chains that nothing else uses. Each text is one transaction: all of it takes effect at once, or nothing.
+
+What goes into the text are addresses, numbers and interface names out of typed models. A label's name does not.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from typing import Any
+
+from ..backend import Counter, State
+from ..fields import version_of
+
+TABLE = "astara"
+
+Elements = dict[str, dict[str, str]]
+"""Of each set or map its keys, each with its value; that of a set's key is empty."""
+
+_MANAGEMENT_SERVICES = ("22",)
+_LABEL_MATCHES = {"ingress": "saddr", "egress": "daddr"}
+_FAMILIES = {4: "ip", 6: "ip6"}
+
+SKELETON = """\
+table inet astara {
+	set management4 { type ipv4_addr; }
+	set management6 { type ipv6_addr; }
+	set management_ports { type inet_service; }
+	set internal { type ifname; }
+	set external { type ifname; }
+	set forwarding { type ifname; }
+	set neighbors4 { type ipv4_addr; }
+	set neighbors6 { type ipv6_addr; }
+	set routed { type ipv4_addr; flags interval; }
+	map floating_in { type ipv4_addr : ipv4_addr; }
+	map floating_out { type ipv4_addr : ipv4_addr; }
+	map forwardings { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
+	map masks { type ifname : ipv4_addr; }
+	map metadata4 { type ifname : ipv4_addr . inet_service; }
+	map metadata6 { type ifname : ipv6_addr . inet_service; }
+
+	chain input {
+		type filter hook input priority filter; policy drop;
+		iifname "lo" accept
+		iifname != "ge0" ip daddr @management4 drop
+		iifname != "ge0" ip6 daddr @management6 drop
+		ct state established,related accept
+		ct state invalid drop
+		iifname "ge0" jump from_management
+		iifname @internal jump from_tenants
+		iifname @external jump from_outside
+	}
+	chain from_management {
+		tcp dport @management_ports accept
+		meta l4proto { icmp, ipv6-icmp } accept
+	}
+	chain from_tenants {
+		meta nfproto ipv4 udp dport 67 accept
+		meta nfproto ipv6 udp dport 547 accept
+		icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld-listener-query } accept
+		# Nothing is answered whose answer would leave by management: its source is forged.
+		meta nfproto ipv4 fib saddr oifname "ge0" drop
+		ip6 saddr != fe80::/10 fib saddr oifname "ge0" drop
+		icmp type echo-request accept
+		icmpv6 type echo-request accept
+		meta l4proto { tcp, udp } th dport 53 accept
+		# The metadata proxy, and only by way of its well-known addresses.
+		meta l4proto tcp ct original ip daddr 169.254.169.254 ct original proto-dst 80 accept
+		meta l4proto tcp ct original ip6 daddr fe80::a9fe:a9fe ct original proto-dst 80 accept
+	}
+	chain from_outside {
+		icmp type echo-request accept
+		icmpv6 type { echo-request, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept
+		icmpv6 type mld-listener-query accept
+		ip saddr @neighbors4 tcp dport 179 accept
+		ip6 saddr @neighbors6 tcp dport 179 accept
+	}
+
+	chain output {
+		type filter hook output priority filter; policy accept;
+		# Who calls a floating IP from its own subnet must go on doing it through here.
+		icmp type redirect drop
+		icmpv6 type nd-redirect drop
+	}
+
+	chain forward {
+		type filter hook forward priority filter; policy drop;
+		iifname != @forwarding drop
+		oifname != @forwarding drop
+		# What connection tracking has not understood it has not translated either.
+		oifname @external ct state invalid drop
+		tcp flags syn / syn,rst tcp option maxseg size set rt mtu
+		ct state established,related accept
+		iifname @internal accept
+		iifname @external oifname @internal ct status dnat accept
+		iifname @external oifname @internal meta nfproto ipv6 accept
+		iifname @external oifname @internal ip daddr @routed accept
+	}
+	chain labels {
+		type filter hook forward priority filter + 10; policy accept;
+		iifname @external jump label_ingress
+		oifname @external jump label_egress
+	}
+	chain label_ingress { }
+	chain label_egress { }
+
+	chain prerouting {
+		type nat hook prerouting priority dstnat; policy accept;
+		iifname @internal ip daddr 169.254.169.254 tcp dport 80 dnat ip to iifname map @metadata4
+		iifname @internal ip6 daddr fe80::a9fe:a9fe tcp dport 80 dnat ip6 to iifname map @metadata6
+		iifname @internal jump inward
+		iifname @external jump inward
+	}
+	chain inward {
+		dnat ip to ip daddr . meta l4proto . th dport map @forwardings
+		dnat ip to ip daddr map @floating_in
+	}
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		iifname @internal oifname @external jump outward
+		iifname @internal oifname @internal ct status dnat jump outward
+	}
+	chain outward {
+		snat ip to ip saddr map @floating_out
+		snat ip to oifname map @masks
+	}
+}
+"""
+"""The table without its elements. In `forwarding` are the interfaces between which is forwarded: none when the router
+is switched off."""
+
+VERSION = hashlib.sha256(SKELETON.encode()).hexdigest()
+"""Changes with the rules."""
+
+
+def elements(state: State) -> Elements:
+    """What the sets and maps hold, by their names; a part that the state lacks is empty."""
+    management = state.get("management", {"addresses": (), "port": None})
+    internal, external = state.get("internal", ()), state.get("external", ())
+    ports = [*_MANAGEMENT_SERVICES, str(management["port"])] if management["port"] else _MANAGEMENT_SERVICES
+    floating = [(item["floating_ip"], item["fixed_ip"]) for item in state.get("floating_ips", ())]
+    return {
+        **_by_family("management", management["addresses"]),
+        "management_ports": dict.fromkeys(ports, ""),
+        "internal": _set(map(_quoted, internal)),
+        "external": _set(map(_quoted, external)),
+        "forwarding": _set(map(_quoted, (*internal, *external) if state.get("forward") else ())),
+        **_by_family("neighbors", state.get("neighbors", ())),
+        "routed": _set(_collapsed(state.get("routed", ()), 4)),
+        "floating_in": dict(floating),
+        # An internal address may have several floating IPs; it speaks as the first.
+        "floating_out": {fixed: outside for outside, fixed in reversed(floating)},
+        "forwardings": dict(_forwarded(state.get("port_forwardings", ()))),
+        "masks": {_quoted(item["out"]): item["address"] for item in state.get("masks", ())},
+        **_metadata(state.get("metadata", ())),
+    }
+
+
+def load(state: State, counted: Mapping[str, Counter]) -> str:
+    """The transaction that replaces all there is by `state`; counters go on from what was `counted`, by label."""
+    lines = [f"table inet {TABLE}", f"delete table inet {TABLE}", SKELETON]
+    lines += _added({}, elements(state))
+    for label in _names(state):
+        was = counted.get(label, Counter())
+        values = f"{{ packets {was.packets} bytes {was.bytes} }}"
+        lines.append(f"add counter inet {TABLE} {counter_name(label)} {values}")
+    lines += _label_rules(state)
+    return "\n".join(lines) + "\n"
+
+
+def change(former: State, state: State) -> str:
+    """The transaction that leads from `former` to `state`; empty when there is nothing to change."""
+    before, after = elements(former), elements(state)
+    lines = [*_added(after, before, "delete"), *_added(before, after)]
+    if former.get("labels", []) != state.get("labels", []):
+        lines += (f"flush chain inet {TABLE} label_{direction}" for direction in _LABEL_MATCHES)
+        gone, new = _names(former), _names(state)
+        lines += (f"delete counter inet {TABLE} {counter_name(label)}" for label in gone if label not in new)
+        lines += (f"add counter inet {TABLE} {counter_name(label)}" for label in new if label not in gone)
+        lines += _label_rules(state)
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def counter_name(label: str) -> str:
+    """What the counter of a label is called in the table."""
+    return "label_" + hashlib.blake2b(label.encode(), digest_size=12).hexdigest()
+
+
+def _names(state: State) -> list[str]:
+    return sorted({label["name"] for label in state.get("labels", ())})
+
+
+def _label_rules(state: State) -> Iterator[str]:
+    """One rule for each label, direction and family: overlapping prefixes of several labels count for each."""
+    for label in state.get("labels", ()):
+        direction = label["direction"]
+        for version, family in _FAMILIES.items():
+            prefixes = _collapsed(label["prefixes"], version)
+            if prefixes:
+                among = ", ".join(prefixes)
+                match = f"{family} {_LABEL_MATCHES[direction]} {{ {among} }}"
+                yield f"add rule inet {TABLE} label_{direction} {match} counter name {counter_name(label['name'])}"
+
+
+def _added(former: Elements, state: Elements, verb: str = "add") -> Iterator[str]:
+    """The lines for the elements of `state` that `former` has not, or has with another value."""
+    for name, wanted in state.items():
+        there = former.get(name, {})
+        news = [f"{key} : {value}" if value else key for key, value in wanted.items() if there.get(key) != value]
+        if news:
+            yield f"{verb} element inet {TABLE} {name} {{ {', '.join(news)} }}"
+
+
+def _set(keys: Iterable[str]) -> dict[str, str]:
+    return dict.fromkeys(keys, "")
+
+
+def _by_family(name: str, addresses: Iterable[str]) -> Elements:
+    given = list(addresses)
+    return {f"{name}{version}": _set(one for one in given if version_of(one) == version) for version in _FAMILIES}
+
+
+def _metadata(items: Iterable[Mapping[str, Any]]) -> Elements:
+    found: Elements = {"metadata4": {}, "metadata6": {}}
+    for item in items:
+        found[f"metadata{version_of(item['to'])}"][_quoted(item["ifname"])] = f"{item['to']} . {item['port']}"
+    return found
+
+
+def _forwarded(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """An element for each port: the kernel has ranges of keys, but none whose values grow with them."""
+    for item in items:
+        (first, last), (to, to_last) = item["external_ports"], item["internal_ports"]
+        step = 0 if to == to_last else 1
+        for offset in range(last - first + 1):
+            key = f"{item['floating_ip']} . {item['protocol']} . {first + offset}"
+            yield key, f"{item['fixed_ip']} . {to + step * offset}"
+
+
+def _collapsed(prefixes: Iterable[str], version: int) -> list[str]:
+    """Those of one family, without overlaps: an interval may be in a set once."""
+    given = [prefix for prefix in prefixes if version_of(prefix) == version]
+    if version == 4:
+        return [str(one) for one in collapse_addresses(map(IPv4Network, given))]
+    return [str(one) for one in collapse_addresses(map(IPv6Network, given))]
+
+
+def _quoted(ifname: str) -> str:
+    return f'"{ifname}"'
