@@ -1,8 +1,8 @@
 """Network namespaces and the wires between them: what a lab's machines are plugged into. Needs root.
 
-Namespaces are the kernel's named ones: `ip netns exec NAME …` shows what happens in them. A `Fabric` is a namespace that
-holds one bridge for each network; a machine's interface is a pair of virtual Ethernet devices, one end in
-the machine and the other on a bridge. Nothing is ever added to the namespace that this process runs in, but for
+Namespaces are the kernel's named ones: `ip netns exec NAME …` shows what happens in them. A `Fabric` is a namespace
+that holds one bridge for each network; a machine's interface is a pair of virtual Ethernet devices, one end in the
+machine and the other on a bridge. Nothing is ever added to the namespace that this process runs in, but for
 `Fabric.reach`, which plugs it into one of the bridges.
 """
 
