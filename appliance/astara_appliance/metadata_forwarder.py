@@ -84,12 +84,13 @@ class MetadataResponse:
 class MetadataForwarder:
     """Forwards for one appliance; the HTTP session may be shared by many."""
 
-    __slots__ = ("_boot", "_session", "_slots")
+    __slots__ = ("_away", "_boot", "_session", "_slots")
 
     def __init__(self, boot: BootData, session: aiohttp.ClientSession, at_once: int = AT_ONCE) -> None:
         self._boot = boot
         self._session = session
         self._slots = asyncio.Semaphore(at_once)
+        self._away: set[str] = set()
 
     async def forward(self, request: MetadataRequest) -> MetadataResponse:
         """The orchestrator's answer, or 400, 413, 502, 503, 504 when there is none. Raises nothing of the network's."""
@@ -115,13 +116,25 @@ class MetadataForwarder:
                 async with self._session.request(
                     request.method, url, headers=headers, data=request.body or None, allow_redirects=False
                 ) as answer:
+                    self._is_back(address)
                     return await _read(answer)
             except aiohttp.ClientConnectorError as error:
-                _log.warning("metadata service at %s: %s", address, error)
+                self._is_away(address, error)
             except aiohttp.ClientError as error:
-                _log.warning("metadata service at %s: %s", address, error)
+                self._is_away(address, error)
                 return _failure(502, "the metadata service broke off")
         return _failure(503, "the metadata service cannot be reached")
+
+    def _is_away(self, address: str, error: aiohttp.ClientError) -> None:
+        # Once, not for each request: instances ask as often as they like.
+        if address not in self._away:
+            self._away.add(address)
+            _log.warning("metadata service at %s: %s", address, error)
+
+    def _is_back(self, address: str) -> None:
+        if address in self._away:
+            self._away.remove(address)
+            _log.info("metadata service at %s answers again", address)
 
     def _headers(self, request: MetadataRequest) -> "CIMultiDict[str]":
         boot = self._boot

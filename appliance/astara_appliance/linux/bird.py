@@ -42,7 +42,9 @@ class Bird:
         return is_as_noted and is_running == any(wanted.values())
 
     async def check(self, section: str, text: str) -> None:
-        """Have a BIRD of its own read `text` together with the other section as it is."""
+        """Have a BIRD of its own read `text` together with the other section as it is; not what the running one has."""
+        if not text or text == self._read(section):
+            return
         with tempfile.TemporaryDirectory(prefix="astara-bird-") as scratch:
             folder = Path(scratch)
             write(folder / "main.conf", self._text)
@@ -94,9 +96,7 @@ class _SectionEffect:
 
     async def check(self, state: State) -> None:
         """Have BIRD read what would be new."""
-        text = self._text(state)
-        if text:
-            await self._bird.check(self.name, text)
+        await self._bird.check(self.name, self._text(state))
 
     async def apply(self, former: State | None, state: State) -> None:
         """Have BIRD go over to `state`."""

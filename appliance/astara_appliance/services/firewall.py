@@ -11,7 +11,7 @@ from ..backend import State
 from ..fields import version_of
 from ..models import Configuration, Network
 from .base import RecordedService
-from .metadata_proxy import METADATA_ADDRESS, listeners
+from .metadata_proxy import listeners
 
 
 class Firewall(RecordedService):
@@ -69,7 +69,12 @@ class Firewall(RecordedService):
 
     def _metadata(self, configuration: Configuration) -> list[dict[str, Any]]:
         return [
-            {"ifname": item["ifname"], "destination": METADATA_ADDRESS, "to": item["address"], "port": item["port"]}
+            {
+                "ifname": item["ifname"],
+                "destination": item["destination"],
+                "to": item["address"],
+                "port": item["port"],
+            }
             for item in listeners(configuration, self._names)
         ]
 

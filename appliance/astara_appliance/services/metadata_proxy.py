@@ -1,37 +1,48 @@
-"""The metadata proxies: one listener for each internal network, on port 9600 + the number of its interface."""
+"""The metadata proxies: one for each internal network, on port 9600 + the number of its interface."""
 
+from ipaddress import ip_address
 from typing import Any, ClassVar
 
 from ..backend import State
 from ..fields import version_of
 from ..interfaces import InterfaceNames, number_of
-from ..models import Configuration
+from ..models import Allocation, Configuration
 from ..validation import FieldError
 from .base import RecordedService
+from .interfaces import METADATA_LINK_LOCAL, MINIMUM_V6_MTU, mtu_of
 
 METADATA_ADDRESS = "169.254.169.254"
 FIRST_PORT = 9600
 
 
 def listeners(configuration: Configuration, names: InterfaceNames) -> list[dict[str, Any]]:
-    """Network, interface, IPv4 address and port of each proxy that shall listen.
+    """Network, interface and port of each proxy that shall listen; one an IP version.
 
-    An interface without a number or without an IPv4 address has none.
+    `destination` is what instances ask, `address` the interface's own to which that leads. An interface without a
+    number has none, nor has one IPv4 without an IPv4 address. IPv6 needs none but the metadata address itself, which
+    every interface has that can do IPv6 (`interfaces`).
     """
     found = []
     for network in configuration.networks_of("internal"):
         ifname = names.of(network.interface)
         number = number_of(ifname)
-        address = next((item for item in network.interface.addresses if version_of(item) == 4), None)
-        if number is not None and address is not None:
-            found.append(
-                {
-                    "network_id": network.network_id,
-                    "ifname": ifname,
-                    "address": address.partition("/")[0],
-                    "port": FIRST_PORT + number,
-                }
-            )
+        if number is None:
+            continue
+        v4 = (address.partition("/")[0] for address in network.interface.addresses if version_of(address) == 4)
+        own = {METADATA_ADDRESS: next(v4, None)}
+        if mtu_of(network) >= MINIMUM_V6_MTU:
+            own[METADATA_LINK_LOCAL] = METADATA_LINK_LOCAL
+        found += [
+            {
+                "network_id": network.network_id,
+                "ifname": ifname,
+                "destination": destination,
+                "address": address,
+                "port": FIRST_PORT + number,
+            }
+            for destination, address in own.items()
+            if address is not None
+        ]
     return found
 
 
@@ -50,9 +61,29 @@ class MetadataProxy(RecordedService):
         ]
 
     def render(self, configuration: Configuration) -> State:
-        """The listeners and the orchestrator's addresses."""
+        """The listeners, who is on their networks, and the orchestrator's addresses.
+
+        `hosts` has by interface and MAC address the address under which Neutron knows a host: one that asks from its
+        link-local address is known by its MAC address only.
+        """
         found = listeners(configuration, self._names)
         if not found:
             return {}
         orchestrator = self._boot.orchestrator
-        return {"listeners": found, "forward_to": list(orchestrator.addresses), "port": orchestrator.metadata_port}
+        return {
+            "listeners": found,
+            "hosts": {
+                self._names.of(network.interface): {
+                    item.mac_address: address
+                    for item in network.address_allocations
+                    if (address := _first(item)) is not None
+                }
+                for network in configuration.networks_of("internal")
+            },
+            "forward_to": list(orchestrator.addresses),
+            "port": orchestrator.metadata_port,
+        }
+
+
+def _first(allocation: Allocation) -> str | None:
+    return min(allocation.ip_addresses, key=lambda text: (version_of(text), ip_address(text)), default=None)
