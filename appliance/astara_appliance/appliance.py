@@ -22,12 +22,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import services
-from .backend import Backend, BackendError, Counter, State
+from .backend import Backend, BackendError, Counter, Link, State
 from .boot import BootData
 from .epoch import Epoch
-from .interfaces import InterfaceNames
+from .interfaces import InterfaceNames, number_of
 from .models import Configuration
 from .services.base import Service
+from .services.routes import reachable_routes
 from .store import Remembered, Store
 from .validation import FieldError, InvalidConfiguration, parse_configuration, parse_json
 
@@ -145,28 +146,33 @@ class Appliance:
     async def _run_again(self) -> None:
         """Put the remembered configuration into effect on the interfaces that are there."""
         remembered = self._remembered.configuration
+        self._is_complete = False
         try:
             configuration = Configuration() if remembered is None else parse_configuration(json.loads(remembered))
             plugged = self._plugged(configuration)
-            self._is_complete = plugged is configuration
             await self._apply(plugged)
+            self._is_complete = plugged is configuration
         except (InvalidConfiguration, CommitFailed) as error:
             _log.error("the remembered configuration cannot be run: %s", error)
-            self._remembered = replace(self._remembered, digest=None)
 
     def _plugged(self, configuration: Configuration) -> Configuration:
-        """The configuration without the networks whose interface is missing; the same object when none is."""
-        there = {self._names.names[link.mac] for link in self._backend.links()}
+        """The configuration without what needs a missing interface; the same object when none is missing."""
+        there = {name for name, _ in self._named_links()}
         networks = [one for one in configuration.networks if self._names.of(one.interface) in there]
         if len(networks) == len(configuration.networks):
             return configuration
-        return configuration.model_copy(update={"networks": networks})
+        return reachable_routes(configuration.model_copy(update={"networks": networks}), self._names)
+
+    def _named_links(self) -> list[tuple[str, Link]]:
+        """The plugged interfaces by name; one that is so new that it has no name yet is left out."""
+        names = self._names.names
+        return [(names[link.mac], link) for link in self._backend.links() if link.mac in names]
 
     def interfaces(self) -> list[dict[str, Any]]:
         """The plugged interfaces, management first, with the addresses they were given (section 1.3.2)."""
         wanted = self.state("interfaces")
-        links = sorted((link for link in self._backend.links()), key=lambda link: self._names.names[link.mac])
-        return [_interface(self._names.names[link.mac], link.mac, link.mtu, wanted) for link in links]
+        links = sorted(self._named_links(), key=lambda item: number_of(item[0]) or 0)
+        return [_interface(name, link.mac, link.mtu, wanted) for name, link in links]
 
     def state(self, service: str) -> State:
         """What is in effect for a service; empty when it does not run."""
@@ -272,7 +278,7 @@ class Appliance:
             "version": self._version,
             "digest": self._remembered.digest if self._is_complete else None,
             "epoch": None if self._remembered.epoch is None else str(self._remembered.epoch),
-            "interfaces": {link.mac: self._names.names[link.mac] for link in self._backend.links()},
+            "interfaces": {link.mac: name for name, link in self._named_links()},
         }
         # Without the braces: `status` adds the facts that change by themselves.
         self._status = json.dumps(status, separators=(",", ":")).encode()[1:-1]

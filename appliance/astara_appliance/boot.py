@@ -53,6 +53,8 @@ class BootData(_Facts):
     management: Management
     orchestrator: Orchestrator = Orchestrator()
     api_port: Port = 5000
+    probes: Annotated[list[Address], Field(max_length=16)] = []
+    """Addresses that are pinged, besides the default gateways, to tell whether the upstream answers."""
     token: Annotated[str | None, Field(pattern=r"^[\x21-\x7e]{0,512}$", repr=False)] = None
 
     @field_validator("token")

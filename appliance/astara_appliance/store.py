@@ -18,6 +18,10 @@ _FORMAT = 1
 _log = logging.getLogger(__name__)
 
 
+class StoreError(Exception):
+    """What was kept cannot be understood; the message says where it lies."""
+
+
 @dataclass(frozen=True, slots=True)
 class Remembered:
     """The facts. `configuration` is JSON text; None before the first accepted push."""
@@ -36,6 +40,17 @@ class Store(Protocol):
 
     async def save(self, remembered: Remembered) -> None:
         """Keep these facts; raises OSError when that cannot be done, and then the former ones stay."""
+
+
+def read_facts(directory: Path) -> Remembered:
+    """What a `FileStore` of this directory holds; empty facts before its first `save`. Raises `StoreError`, OSError."""
+    path = directory / "state.json"
+    try:
+        return _decode(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return Remembered()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path} cannot be understood: {error!r}") from error
 
 
 class MemoryStore:
@@ -59,6 +74,7 @@ class FileStore:
     """Keeps the facts in `<directory>/state.json`, readable by its owner only."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._path = directory / "state.json"
 
     def load(self) -> Remembered:
@@ -68,11 +84,9 @@ class FileStore:
         unknown, and the orchestrator pushes again.
         """
         try:
-            return _decode(json.loads(self._path.read_bytes()))
-        except FileNotFoundError:
-            return Remembered()
-        except (ValueError, KeyError, TypeError, AttributeError):
-            _log.exception("%s cannot be understood; starting without it", self._path)
+            return read_facts(self._directory)
+        except StoreError:
+            _log.exception("starting without what was kept")
             self._path.replace(self._path.with_suffix(".json.broken"))
             return Remembered()
 

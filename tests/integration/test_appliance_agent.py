@@ -304,7 +304,7 @@ class Breaking(RecordingBackend):
 
 async def test_when_the_roll_back_fails_the_digest_is_unknown():
     changed = WANTED | {
-        "static_routes": [["192.0.2.0/24", "10.0.0.9"]],
+        "static_routes": [["192.0.2.0/24", "172.24.4.7"]],
         "networks": [EXTERNAL, {**INTERNAL, "mtu": 1400, "interface": {"ifname": "ge2"}, "subnets": []}],
     }
     async with serve(machine=Breaking) as agent:

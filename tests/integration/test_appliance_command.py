@@ -44,7 +44,7 @@ def boot_file(tmp_path):
 async def running(boot_file):
     """The agent as a process that listens; its URL and the process."""
     port = json.loads(boot_file.read_text())["api_port"]
-    command = ["-m", "astara_appliance", "run", "--boot-file", str(boot_file)]
+    command = ["-m", "astara_appliance", "run", "--machine", "recording", "--boot-file", str(boot_file)]
     state = ["--state-dir", str(boot_file.parent / "state")]
     process = await asyncio.create_subprocess_exec(sys.executable, *command, *state, stderr=asyncio.subprocess.PIPE)
     try:

@@ -1,33 +1,74 @@
 """The machine as the services see it: states in, packets moving.
 
 What is in effect is known from what was last applied, not asked of the kernel at each push, so a push costs what it
-changes. Each state is noted under `runtime` once it is in effect, and its note is removed before a change begins: a note
-that is there after a restart of the agent is believed only when its effect confirms it. What an effect could not
+changes. Each state is noted under `runtime` once it is in effect, and its note is removed before a change begins: a
+note that is there after a restart of the agent is believed only when its effect confirms it. What an effect could not
 confirm, or failed to change, is unknown, and applied anew from what the machine shows.
 """
 
+import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from ..backend import BackendError, Counter, Link, Reachable, State
+from ..interfaces import MANAGEMENT
+from . import management
 from .effect import Effect, Machine
+from .links import Links
+from .probe import Prober
+from .rtnetlink import Rtnetlink
+
+
+class Counters(Protocol):
+    """Who counts the traffic of labels."""
+
+    async def read(self) -> dict[str, Counter]:
+        """As counted."""
+
+    async def reset(self) -> dict[str, Counter]:
+        """As counted; zero from now on."""
 
 
 class LinuxBackend:
-    """Satisfies `backend.Backend`."""
+    """Satisfies `backend.Backend`. `open` comes first, and `attend` runs as long as the agent does."""
 
     def __init__(
-        self, machine: Machine, links: "Links", effects: Sequence[Effect], counters: "Counters", prober: "Prober"
+        self,
+        machine: Machine,
+        links: Links,
+        rtnetlink: Rtnetlink,
+        effects: Sequence[Effect],
+        counters: Counters,
+        prober: Prober,
     ) -> None:
+        self._boot = machine.boot
         self._notes = machine.runtime / "applied"
         self._links = links
+        self._rtnetlink = rtnetlink
         self._effects = {effect.name: effect for effect in effects}
         self._states: dict[str, State | None] = dict.fromkeys(self._effects)
         self._counters = counters
         self._prober = prober
+
+    async def open(self) -> None:
+        """Look at the interfaces and set up management. Raises `BackendError`."""
+        await self._links.open()
+        await management.set_up(self._boot, self._links, self._rtnetlink)
+
+    async def attend(self, changed: Callable[[], Awaitable[None]]) -> None:
+        """Await `changed` whenever something is plugged or unplugged, and probe the gateways, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._links.watch(changed))
+            tasks.create_task(self._prober.run())
+
+    def management_interface(self) -> int | None:
+        """The kernel's index of the management interface; None while it is missing."""
+        device = self._links.device(MANAGEMENT)
+        return None if device is None else device.ifindex
 
     def links(self) -> Iterable[Link]:
         """The plugged interfaces, by the kernel's index."""
@@ -37,14 +78,14 @@ class LinuxBackend:
         """Rename what is called otherwise. What was in effect on a link that came or went is looked at anew."""
         if await self._links.rename(names):
             for service in self._states:
-                self._forget(service)
+                self.forget(service)
 
     async def adopt(self) -> None:
         """Believe the notes that their effects confirm."""
         for service, effect in self._effects.items():
             recorded = self._noted(service)
             if recorded is not None and await effect.adopt(recorded):
-                self._states[service] = recorded
+                self._take(service, recorded)
 
     def read(self, service: str) -> State | None:
         """What is in effect; None when it is not known."""
@@ -57,9 +98,9 @@ class LinuxBackend:
     async def apply(self, service: str, state: State) -> None:
         """Put it into effect and note it."""
         former = self._states[service]
-        self._forget(service)
+        self.forget(service)
         await self._effects[service].apply(former, state)
-        self._states[service] = state
+        self._take(service, state)
         self._note(service, state)
 
     async def counters(self) -> dict[str, Counter]:
@@ -78,13 +119,22 @@ class LinuxBackend:
         """The agent ends; packets go on."""
         for effect in self._effects.values():
             await effect.close()
+        self._links.close()
+        self._prober.close()
+        self._rtnetlink.close()
 
-    # Notes
-
-    def _forget(self, service: str) -> None:
+    def forget(self, service: str) -> None:
+        """What is in effect for a service is not known any more: at its next turn the machine is looked at."""
         self._states[service] = None
         with contextlib.suppress(FileNotFoundError):
             self._path(service).unlink()
+
+    def _take(self, service: str, state: State) -> None:
+        self._states[service] = state
+        if service == "routes":
+            self._prober.aim(state)
+
+    # Notes
 
     def _note(self, service: str, state: State) -> None:
         path = self._path(service)
@@ -92,7 +142,8 @@ class LinuxBackend:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # No flush to a disk: the directory lives as long as the kernel's state.
-            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump(state, file, separators=(",", ":"))
             beside.replace(path)
         except OSError as error:

@@ -35,7 +35,7 @@ _INDEX = struct.Struct("=20xi")
 class Device:
     """One interface as the kernel has it."""
 
-    index: int
+    ifindex: int
     name: str
     mac: str
     mtu: int
@@ -99,7 +99,7 @@ class Links:
         `BackendError`.
         """
         await self.refresh()
-        wanted = {device.index: names[device.mac] for device in self._plugged() if device.mac in names}
+        wanted = {device.ifindex: names[device.mac] for device in self._plugged() if device.mac in names}
         await self._rename(wanted)
         former, self._named = self._named, self._identities()
         has_renamed, self._has_renamed = self._has_renamed, False
@@ -107,7 +107,7 @@ class Links:
 
     async def rename_one(self, mac: str, name: str) -> None:
         """Call one interface by its name, ahead of the others; the next `rename` tells of it. Raises `BackendError`."""
-        await self._rename({device.index: name for device in self._plugged() if device.mac == mac})
+        await self._rename({device.ifindex: name for device in self._plugged() if device.mac == mac})
 
     async def set(self, name: str, **attributes: Any) -> None:
         """Set attributes (mtu, state, ifalias) of a plugged interface. Raises `BackendError`."""
@@ -157,7 +157,7 @@ class Links:
                 news.set()
                 continue
             kind, index = _KIND.unpack_from(message)[0], _INDEX.unpack_from(message)[0]
-            if kind != _RTM_NEWLINK or all(device.index != index for device in self._devices.values()):
+            if kind != _RTM_NEWLINK or all(device.ifindex != index for device in self._devices.values()):
                 news.set()
 
     async def refresh(self) -> None:
@@ -172,23 +172,23 @@ class Links:
 
     def _plugged(self) -> list[Device]:
         first: dict[str, Device] = {}
-        for device in sorted(self._devices.values(), key=lambda one: one.index):
+        for device in sorted(self._devices.values(), key=lambda one: one.ifindex):
             if device.is_plugged:
                 first.setdefault(device.mac, device)
         return list(first.values())
 
     def _identities(self) -> frozenset[tuple[int, str]]:
-        return frozenset((device.index, device.mac) for device in self._plugged())
+        return frozenset((device.ifindex, device.mac) for device in self._plugged())
 
     async def _rename(self, wanted: Mapping[int, str]) -> None:
         """Names may change in a circle: one that somebody else has is taken away from it first."""
         for index, name in wanted.items():
-            by_index = {device.index: device for device in self._devices.values()}
+            by_index = {device.ifindex: device for device in self._devices.values()}
             device, holder = by_index[index], self._devices.get(name)
             if device.name == name:
                 continue
             if holder is not None:
-                await self._call(holder, f"was{holder.index}")
+                await self._call(holder, f"was{holder.ifindex}")
             await self._call(device, name)
             self._has_renamed = True
             await self.refresh()
@@ -207,7 +207,7 @@ class Links:
         assert self._netlink is not None  # noqa: S101 - `open` came first
         try:
             async with self._turn:
-                await self._netlink.link("set", index=device.index, **attributes)
+                await self._netlink.link("set", index=device.ifindex, **attributes)
         except (NetlinkError, OSError) as error:
             told = ", ".join(f"{key} {value!r}" for key, value in attributes.items())
             raise BackendError(f"{device.name} does not take {told}: {_words(error)}") from error
@@ -218,7 +218,7 @@ def _device(message: Any) -> Device:
     kind = None if info is None else info.get("kind")
     mac = message.get("address") or ""
     return Device(
-        index=message["index"],
+        ifindex=message["index"],
         name=message.get("ifname"),
         mac=mac.lower(),
         mtu=message.get("mtu") or 0,

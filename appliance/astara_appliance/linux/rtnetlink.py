@@ -22,6 +22,12 @@ PROTOCOL = 170
 METRIC = 512
 """That of the appliance's routes: behind the kernel's own to connected networks, before any advertised one's."""
 
+MAIN = 254
+"""The routing table that everybody's packets follow."""
+
+MANAGEMENT = 170
+"""The routing table that only the appliance's own packets to and from the management network follow."""
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -29,6 +35,7 @@ _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
+_RULE = struct.Struct("=BBBBBxxBI")
 _NEXTHOP = struct.Struct("=HBBi")
 _NEIGHBOUR = struct.Struct("=BBHiHBB")
 _NUMBER = struct.Struct("=I")
@@ -41,9 +48,11 @@ _NEWNEIGH, _GETNEIGH = 28, 30
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400
 _INTERRUPTED, _CAPPED, _TOLD = 0x10, 0x100, 0x200
-_NODAD = 0x02
-_MAIN_TABLE, _UNICAST, _ONLINK = 254, 1, 4
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_NEWRULE = 32
+_NODAD, _NOPREFIXROUTE = 0x02, 0x200
+_LINK_SCOPE, _UNICAST, _ONLINK = 253, 1, 4
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _TO_TABLE, _RULE_PRIORITY = 1, 2, 3, 6, 1, 1000
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 5, 6, 9
 _NDA_DST = 1
 _INCOMPLETE, _FAILED = 0x01, 0x20
@@ -74,20 +83,29 @@ def address_of(ifindex: int, text: str) -> Address:
 
 
 class Nexthop(NamedTuple):
-    """Where packets go: a neighbour behind an interface, on a connected network or declared to be."""
+    """Where packets go: a neighbour behind an interface, on a connected network or declared to be.
+
+    Without a neighbour (`packed` is empty) the destination itself is on the link.
+    """
 
     ifindex: int
     packed: bytes
     is_onlink: bool
 
+    @property
+    def text(self) -> str:
+        """The neighbour's address; empty without one."""
+        return socket.inet_ntop(_FAMILIES[len(self.packed)], self.packed) if self.packed else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of ours in the main table; several next hops share its traffic."""
+    """A route of ours; several next hops share its traffic."""
 
     destination: bytes
     length: int
     nexthops: frozenset[Nexthop]
+    table: int = MAIN
 
     def __str__(self) -> str:
         return f"{socket.inet_ntop(_FAMILIES[len(self.destination)], self.destination)}/{self.length}"
@@ -103,16 +121,20 @@ class Request(NamedTuple):
     ignored: tuple[int, ...] = ()
 
 
-def add_address(address: Address) -> Request:
-    """Add an address, valid at once: Neutron gives none twice, so nobody needs to be asked."""
-    flags = _NODAD if len(address.packed) == 16 else 0
-    return Request(_NEWADDR, _CREATE | _EXCL, _address_body(address, flags), f"add {address}", (errno.EEXIST,))
+def add_address(address: Address, *, with_route: bool = True) -> Request:
+    """Add an address, valid at once: Neutron gives none twice, so nobody needs to be asked.
+
+    Its network becomes a route in the main table, unless `with_route` is off.
+    """
+    flags = (_NODAD if len(address.packed) == 16 else 0) | (0 if with_route else _NOPREFIXROUTE)
+    body = _address_body(address) + _attribute(_IFA_FLAGS, _NUMBER.pack(flags))
+    return Request(_NEWADDR, _CREATE | _EXCL, body, f"add {address}", (errno.EEXIST,))
 
 
 def remove_address(address: Address) -> Request:
     """Remove an address; one that is gone, or whose interface is, is no error."""
     gone = (errno.EADDRNOTAVAIL, errno.ENODEV)
-    return Request(_DELADDR, 0, _address_body(address, 0), f"remove {address}", gone)
+    return Request(_DELADDR, 0, _address_body(address), f"remove {address}", gone)
 
 
 def put_route(route: Route) -> Request:
@@ -124,6 +146,20 @@ def remove_route(route: Route) -> Request:
     """Remove the route of ours to this destination; one that is gone is no error."""
     body = _route_body(Route(route.destination, route.length, frozenset()))
     return Request(_DELROUTE, 0, body, f"remove the route to {route}", (errno.ESRCH, errno.ENODEV))
+
+
+def rule_for_own(address: bytes, *, is_source: bool) -> Request:
+    """Have the appliance's own packets from (or to) an address follow the management table."""
+    family, length = _FAMILIES[len(address)], 8 * len(address)
+    head = _RULE.pack(family, 0 if is_source else length, length if is_source else 0, 0, MANAGEMENT, _TO_TABLE, 0)
+    body = (
+        head
+        + _attribute(_FRA_SRC if is_source else _FRA_DST, address)
+        # What no interface brought is the machine's own.
+        + _attribute(_FRA_IIFNAME, b"lo\0")
+        + _attribute(_FRA_PRIORITY, _NUMBER.pack(_RULE_PRIORITY))
+    )
+    return Request(_NEWRULE, _CREATE | _EXCL, body, "route the management network apart", (errno.EEXIST,))
 
 
 class Rtnetlink:
@@ -234,9 +270,9 @@ class Rtnetlink:
     def _routes(self) -> set[Route]:
         found = set()
         for family in (socket.AF_INET, socket.AF_INET6):
-            for kind, body in self._dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, _MAIN_TABLE, PROTOCOL, 0, 0, 0)):
+            for kind, body in self._dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, MAIN, PROTOCOL, 0, 0, 0)):
                 _, length, _, _, table, protocol, _, _, flags = _ROUTE.unpack_from(body)
-                if kind == _NEWROUTE and table == _MAIN_TABLE and protocol == PROTOCOL:
+                if kind == _NEWROUTE and table == MAIN and protocol == PROTOCOL:
                     found.add(_route(family, length, flags, dict(_attributes(body, _ROUTE.size))))
         return found
 
@@ -289,25 +325,29 @@ def _complaint(code: int, flags: int, body: bytes) -> str:
     return os.strerror(code)
 
 
-def _address_body(address: Address, flags: int) -> bytes:
+def _address_body(address: Address) -> bytes:
     family = _FAMILIES[len(address.packed)]
-    head = _ADDRESS.pack(family, address.length, flags, 0, address.ifindex)
+    head = _ADDRESS.pack(family, address.length, 0, 0, address.ifindex)
     return head + _attribute(_IFA_LOCAL, address.packed) + _attribute(_IFA_ADDRESS, address.packed)
 
 
 def _route_body(route: Route) -> bytes:
     family = _FAMILIES[len(route.destination)]
-    flags = 0
+    flags = scope = 0
     attributes = _attribute(_RTA_PRIORITY, _NUMBER.pack(METRIC))
     if route.length:
         attributes += _attribute(_RTA_DST, route.destination)
     if len(route.nexthops) == 1:
         (nexthop,) = route.nexthops
-        flags = _ONLINK if nexthop.is_onlink else 0
-        attributes += _attribute(_RTA_GATEWAY, nexthop.packed) + _attribute(_RTA_OIF, _SIGNED.pack(nexthop.ifindex))
+        if nexthop.packed:
+            flags = _ONLINK if nexthop.is_onlink else 0
+            attributes += _attribute(_RTA_GATEWAY, nexthop.packed)
+        else:
+            scope = _LINK_SCOPE
+        attributes += _attribute(_RTA_OIF, _SIGNED.pack(nexthop.ifindex))
     elif route.nexthops:
         attributes += _attribute(_RTA_MULTIPATH, b"".join(map(_nexthop_body, sorted(route.nexthops))))
-    return _ROUTE.pack(family, route.length, 0, 0, _MAIN_TABLE, PROTOCOL, 0, _UNICAST, flags) + attributes
+    return _ROUTE.pack(family, route.length, 0, 0, route.table, PROTOCOL, scope, _UNICAST, flags) + attributes
 
 
 def _nexthop_body(nexthop: Nexthop) -> bytes:

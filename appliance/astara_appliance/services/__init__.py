@@ -1,8 +1,8 @@
 """The network services of an appliance, one file each, all with the same verbs.
 
-`read` what is in effect, `validate` what is asked, `render` the wanted state, `check` whether the machine would take it,
-`commit` it, `roll_back` to what was in effect before the last commit. `ALL` is the order in which a push commits; it
-rolls back in reverse. The firewall comes first: an address, a route or a daemon that is new is guarded before it is
+`read` what is in effect, `validate` what is asked, `render` the wanted state, `check` whether the machine would take
+it, `commit` it, `roll_back` to what was in effect before the last commit. `ALL` is the order in which a push commits;
+it rolls back in reverse. The firewall comes first: an address, a route or a daemon that is new is guarded before it is
 there.
 """
 

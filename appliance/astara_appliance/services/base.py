@@ -30,7 +30,7 @@ class Service(Protocol):
         """The wanted state. An empty one means that the service does not run."""
 
     async def check(self, state: State) -> None:
-        """Have the machine try `state` where it is news; nothing changes. `BackendError` has what it says against it."""
+        """Have the machine try `state` where it is news; nothing changes. `BackendError` has what it has against it."""
 
     async def commit(self, state: State) -> bool:
         """Put `state` into effect; False when it was in effect already and nothing was touched."""
@@ -42,13 +42,14 @@ class Service(Protocol):
 class RecordedService:
     """Reads, commits and rolls back through the backend. Subclasses add `name`, `render`, and checks of their own."""
 
-    __slots__ = ("_backend", "_boot", "_former", "_names", "_touched")
+    __slots__ = ("_backend", "_boot", "_committed", "_former", "_names", "_touched")
     name: ClassVar[str]
 
     def __init__(self, boot: BootData, backend: Backend, names: InterfaceNames) -> None:
         self._boot = boot
         self._backend = backend
         self._names = names
+        self._committed: State | None = None
         self._former: State | None = None
         self._touched = False
 
@@ -67,12 +68,16 @@ class RecordedService:
 
     async def commit(self, state: State) -> bool:
         """Put `state` into effect unless it is."""
-        self._former, self._touched = self._backend.read(self.name), False
-        if self._former == state:
+        present = self._backend.read(self.name)
+        # What is in effect may have become unknown; what to go back to is still what was committed last.
+        self._former, self._touched = (self._committed if present is None else present), False
+        if present == state:
+            self._committed = state
             return False
         # Set before the call: a state that took effect in part must be rolled back as well.
         self._touched = True
         await self._backend.apply(self.name, state)
+        self._committed = state
         return True
 
     async def roll_back(self) -> None:
@@ -81,4 +86,5 @@ class RecordedService:
             former, self._former, self._touched = self._former, None, False
             if former is None:
                 raise BackendError("what was in effect before is not known")
+            self._committed = former
             await self._backend.apply(self.name, former)

@@ -1,17 +1,26 @@
 """Addresses, MTU and state of the interfaces.
 
 The management interface is set up from the boot facts alone: no push can take away the address on which the
-orchestrator reaches the appliance.
+orchestrator reaches the appliance. Floating IPs are addresses of the external interface, too, each by itself (/32), so
+the appliance answers for them on the external network.
 """
 
-from ipaddress import ip_interface
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_interface
 from typing import ClassVar
 
 from ..backend import State
+from ..fields import version_of
 from ..interfaces import MANAGEMENT
 from ..models import Configuration, Network
 from ..validation import FieldError
 from .base import RecordedService
+
+METADATA_LINK_LOCAL = "fe80::a9fe:a9fe"
+"""Where instances ask for metadata over IPv6 (Neutron's METADATA_V6_IP); every internal interface has it."""
+
+MINIMUM_V6_MTU = 1280
+"""Bytes; Linux runs no IPv6 on an interface with less (RFC 8200, section 5)."""
 
 
 class Interfaces(RecordedService):
@@ -21,26 +30,28 @@ class Interfaces(RecordedService):
     name: ClassVar[str] = "interfaces"
 
     def validate(self, configuration: Configuration) -> list[FieldError]:
-        """The management interface carries no tenant's network, and any other one is plugged and carries one network."""
+        """The management interface carries no tenant's network; any other one is plugged and carries one network."""
+        links = {link.mac: link for link in self._backend.links()}
+        by_name = {self._names.names.get(mac): link for mac, link in links.items()}
         errors = []
-        macs = {link.mac for link in self._backend.links()}
-        there = {self._names.names.get(mac) for mac in macs}
         taken: dict[str, int] = {}
         for index, network in enumerate(configuration.networks):
             if network.network_type == "management":
                 continue
             place = f"networks[{index}].interface"
+            name = self._names.of(network.interface)
             if network.interface.lladdr == self._boot.management.mac:
                 errors.append(FieldError(f"{place}.lladdr", "is the management interface's"))
-            elif self._names.of(network.interface) == MANAGEMENT:
+            elif name == MANAGEMENT:
                 errors.append(FieldError(f"{place}.ifname", "is the management interface"))
-            elif network.interface.lladdr is not None and network.interface.lladdr not in macs:
+            elif network.interface.lladdr is not None and network.interface.lladdr not in links:
                 errors.append(FieldError(f"{place}.lladdr", "no interface with this MAC address is plugged"))
-            elif self._names.of(network.interface) not in there:
+            elif name not in by_name:
                 errors.append(FieldError(f"{place}.ifname", "no such interface is plugged"))
-            elif taken.setdefault(self._names.of(network.interface), index) != index:
-                other = taken[self._names.of(network.interface)]
-                errors.append(FieldError(f"{place}.ifname", f"is the interface of networks[{other}]"))
+            elif taken.setdefault(name, index) != index:
+                errors.append(FieldError(f"{place}.ifname", f"is the interface of networks[{taken[name]}]"))
+            else:
+                errors += _mtu_errors(index, network, by_name[name].max_mtu)
         return errors
 
     def render(self, configuration: Configuration) -> State:
@@ -51,6 +62,8 @@ class Interfaces(RecordedService):
                 "lladdr": management.mac,
                 "network_type": "management",
                 "addresses": [str(ip_interface(address)) for address in management.addresses],
+                "floating": [],
+                "link_local": [],
                 "mtu": management.mtu,
                 "state": "up",
                 "description": "",
@@ -58,21 +71,62 @@ class Interfaces(RecordedService):
                 "media": None,
             }
         }
+        floating = _floating(configuration)
         for network in configuration.networks:
             if network.network_type != "management":
-                states[self._names.of(network.interface)] = _wanted(network)
+                states[self._names.of(network.interface)] = _wanted(network, floating.get(network.network_id, ()))
         return states
 
 
-def _wanted(network: Network) -> State:
+def mtu_of(network: Network) -> int:
+    """Bytes; the interface's own MTU goes before its network's."""
+    return network.interface.mtu or network.mtu or 1500
+
+
+def _mtu_errors(index: int, network: Network, most: int) -> Iterable[FieldError]:
+    mtu = mtu_of(network)
+    field = f"networks[{index}].interface.mtu" if network.interface.mtu else f"networks[{index}].mtu"
+    if mtu > most:
+        yield FieldError(field, f"the plugged interface takes at most {most}")
+    if mtu < MINIMUM_V6_MTU and any(version_of(address) == 6 for address in network.interface.addresses):
+        yield FieldError(field, f"IPv6 needs {MINIMUM_V6_MTU} at least")
+
+
+def _wanted(network: Network, floating: Iterable[str]) -> State:
     interface = network.interface
+    addresses = [str(ip_interface(address)) for address in interface.addresses]
+    own = {address.partition("/")[0] for address in addresses}
+    mtu = mtu_of(network)
+    is_asked = network.network_type == "internal" and mtu >= MINIMUM_V6_MTU
     return {
         "lladdr": interface.lladdr,
         "network_type": network.network_type,
-        "addresses": [str(ip_interface(address)) for address in interface.addresses],
-        "mtu": interface.mtu or network.mtu or 1500,
+        "addresses": addresses,
+        "floating": sorted(set(floating) - own),
+        "link_local": [METADATA_LINK_LOCAL] if is_asked and METADATA_LINK_LOCAL not in own else [],
+        "mtu": mtu,
         "state": interface.state,
         "description": interface.description,
         "groups": interface.groups,
         "media": interface.media,
     }
+
+
+def _floating(configuration: Configuration) -> dict[str, list[str]]:
+    """The floating IPs by external network; one that only forwards ports is where it is connected."""
+    external = configuration.networks_of("external")
+    if not external:
+        return {}
+    found: dict[str, list[str]] = {network.network_id: [] for network in external}
+    for item in configuration.floating_ips:
+        found.setdefault(item.network_id, []).append(item.floating_ip)
+    placed = {item.floating_ip for item in configuration.floating_ips}
+    for address in sorted({item.floating_ip for item in configuration.port_forwardings} - placed):
+        home = next((network for network in external if _is_connected(network, address)), external[0])
+        found[home.network_id].append(address)
+    return found
+
+
+def _is_connected(network: Network, address: str) -> bool:
+    packed = ip_address(address)
+    return any(packed in ip_interface(own).network for own in network.interface.addresses)

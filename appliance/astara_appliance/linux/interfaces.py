@@ -1,0 +1,214 @@
+"""Addresses, MTU and state of the interfaces in the kernel.
+
+What is always true:
+
+- The management interface is set up from the boot facts when the agent starts and is never changed after that.
+- An address that stays is not touched. New ones are there before former ones go, so a network that keeps an address of
+  the same prefix stays connected; one that moves is taken away first, because IPv6 has an address once.
+- Every address that is new on an interface is announced there.
+- Whoever depends on routes hears when a change may have cost some: the kernel drops those of an interface that goes
+  down, and of one that loses its addresses.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..backend import BackendError, State
+from ..interfaces import MANAGEMENT
+from ..services.interfaces import MINIMUM_V6_MTU
+from . import management, sysctl
+from .announce import Announcement, Announcer
+from .effect import Machine
+from .links import Device, Links
+from .rtnetlink import Address, Rtnetlink, add_address, address_of, remove_address
+
+_LONGEST_ALIAS = 255
+
+
+@dataclass(slots=True)
+class _Change:
+    """One interface on its way: what it has, and what it shall have. `facts` are None when nothing is wanted of it."""
+
+    device: Device
+    facts: dict[str, Any] | None
+    present: set[Address]
+    wanted: list[Address]
+
+    @property
+    def shall_be_up(self) -> bool:
+        return self.facts is not None and self.facts["state"] == "up"
+
+    @property
+    def added(self) -> list[Address]:
+        return [address for address in self.wanted if address not in self.present]
+
+    @property
+    def removed(self) -> list[Address]:
+        return sorted(self.present.difference(self.wanted))
+
+
+class InterfacesEffect:
+    """Satisfies `effect.Effect`. `routes_lost` is called when routes may be gone."""
+
+    name: ClassVar[str] = "interfaces"
+
+    def __init__(
+        self,
+        machine: Machine,
+        links: Links,
+        rtnetlink: Rtnetlink,
+        announcer: Announcer,
+        routes_lost: Callable[[], None],
+    ) -> None:
+        self._boot = machine.boot
+        self._links = links
+        self._rtnetlink = rtnetlink
+        self._announcer = announcer
+        self._routes_lost = routes_lost
+
+    async def adopt(self, recorded: State) -> bool:
+        """Whether every interface is as `recorded` says, and those that it does not name are unused."""
+        changes = await self._changes_from_kernel(recorded)
+        return len(changes) >= len(recorded) - 1 and not any(map(_differs, changes))
+
+    async def check(self, state: State) -> None:
+        """Whatever the models and the service let pass, the kernel takes."""
+
+    async def apply(self, former: State | None, state: State) -> None:
+        """Change what differs."""
+        if former is None:
+            await self._links.refresh()
+            await management.set_up(self._boot, self._links, self._rtnetlink)
+            sysctl.harden_all()
+            changes = await self._changes_from_kernel(state)
+        else:
+            changes = self._changes_between(former, state)
+        missing = [name for name in state if self._links.device(name) is None]
+        if missing:
+            raise BackendError(f"{', '.join(missing)}: not plugged")
+        are_routes_lost = [await self._set_link(change) for change in changes]
+        await self._move_addresses(changes)
+        for change in changes:
+            if change.device.is_up and not change.shall_be_up:
+                await self._links.set(change.device.name, state="down")
+        if former is None or any(are_routes_lost) or any(map(_costs_routes, changes)):
+            self._routes_lost()
+        self._announcer.announce(_announcements(changes))
+
+    async def close(self) -> None:
+        """Addresses stay; announcements end."""
+        await self._announcer.close()
+
+    # What is to be done
+
+    def _changes_between(self, former: State, state: State) -> list[_Change]:
+        changes = []
+        for name in sorted(former.keys() | state.keys()):
+            before, after = former.get(name), state.get(name)
+            device = self._links.device(name)
+            if name != MANAGEMENT and before != after and device is not None:
+                present = set(_addresses(device.ifindex, before))
+                changes.append(_Change(device, after, present, _addresses(device.ifindex, after)))
+        return changes
+
+    async def _changes_from_kernel(self, state: State) -> list[_Change]:
+        """Every plugged interface, with the addresses that the kernel says it has."""
+        present: dict[int, set[Address]] = {}
+        for address in await self._rtnetlink.addresses():
+            present.setdefault(address.ifindex, set()).add(address)
+        changes = []
+        for name, device in self._links.devices().items():
+            if name != MANAGEMENT:
+                wanted = _addresses(device.ifindex, state.get(name))
+                there = {one for one in present.get(device.ifindex, ()) if one in wanted or not _is_kernels(one)}
+                changes.append(_Change(device, state.get(name), there, wanted))
+        return changes
+
+    # Doing it
+
+    async def _set_link(self, change: _Change) -> bool:
+        """Switches, MTU, alias, and up; True when that may have cost routes or made room for some."""
+        facts, device = change.facts, change.device
+        if facts is None:
+            return False
+        sysctl.harden(device.name)
+        attributes: dict[str, Any] = {}
+        if facts["mtu"] != device.mtu:
+            attributes["mtu"] = facts["mtu"]
+        if (alias := _alias(facts["description"])) != device.alias:
+            attributes["ifalias"] = alias
+        if change.shall_be_up and not device.is_up:
+            attributes["state"] = "up"
+        if attributes:
+            await self._links.set(device.name, **attributes)
+        has_lost_v6 = device.mtu >= MINIMUM_V6_MTU > facts["mtu"] or device.mtu < MINIMUM_V6_MTU <= facts["mtu"]
+        if has_lost_v6:
+            # The kernel took the IPv6 addresses away, or may have done so before.
+            change.present = {address for address in change.present if len(address.packed) == 4}
+        return has_lost_v6 or "state" in attributes
+
+    async def _move_addresses(self, changes: list[_Change]) -> None:
+        added = [address for change in changes for address in change.added]
+        removed = [address for change in changes for address in change.removed]
+        hosts = {address.packed for address in added}
+        first = [address for address in removed if _moves(address, added, hosts)]
+        last = [address for address in removed if not _moves(address, added, hosts)]
+        await self._rtnetlink.send(
+            [
+                *map(remove_address, first),
+                *map(add_address, added),
+                *map(remove_address, last),
+            ]
+        )
+
+
+def _addresses(ifindex: int, facts: dict[str, Any] | None) -> list[Address]:
+    """What an interface with these facts has: none while it is down, as IPv6 does by itself."""
+    if facts is None or facts["state"] != "up":
+        return []
+    texts = (*facts["addresses"], *facts["floating"], *facts["link_local"])
+    return [address_of(ifindex, text) for text in texts]
+
+
+def _is_kernels(address: Address) -> bool:
+    """Whether it is a link-local address such as the kernel gives every interface that is up."""
+    return len(address.packed) == 16 and address.packed[:8] == b"\xfe\x80" + bytes(6) and address.length == 64
+
+
+def _moves(address: Address, added: list[Address], hosts: set[bytes]) -> bool:
+    """Whether it appears elsewhere, or with another prefix: IPv6 must have lost it before."""
+    if address.packed not in hosts:
+        return False
+    return len(address.packed) == 16 or all(
+        one.ifindex != address.ifindex for one in added if one.packed == address.packed
+    )
+
+
+def _costs_routes(change: _Change) -> bool:
+    """Whether a connected network may be gone, or the last IPv4 address, and with it every route over the interface."""
+    if change.device.is_up and not change.shall_be_up:
+        return True
+    removed = change.removed
+    keeps_v4 = any(len(address.packed) == 4 for address in change.wanted)
+    return any(address.length < 8 * len(address.packed) or not keeps_v4 for address in removed)
+
+
+def _differs(change: _Change) -> bool:
+    facts, device = change.facts, change.device
+    if change.present != set(change.wanted) or device.is_up != change.shall_be_up:
+        return True
+    return facts is not None and (facts["mtu"] != device.mtu or _alias(facts["description"]) != device.alias)
+
+
+def _alias(description: str) -> str:
+    """A user's words as the kernel takes them: no more than 255 bytes, and no byte of zero."""
+    return description.replace("\0", " ").encode()[:_LONGEST_ALIAS].decode(errors="ignore")
+
+
+def _announcements(changes: Iterable[_Change]) -> list[Announcement]:
+    return [
+        Announcement(change.device.name, bytes.fromhex(change.device.mac.replace(":", "")), address.packed)
+        for change in changes
+        for address in change.added
+    ]
