@@ -17,6 +17,7 @@ from typing import Any, Self
 from astara_appliance.backend import Counter, RecordingBackend
 from astara_appliance.boot import BootData
 from astara_appliance.interfaces import InterfaceNames
+from astara_appliance.linux import netfilter
 from astara_appliance.linux.effect import Machine
 from astara_appliance.linux.firewall import FirewallEffect
 from astara_appliance.services.firewall import Firewall
@@ -84,7 +85,7 @@ class Inside:
     """A firewall effect in a namespace."""
 
     def __init__(self, machine: Namespace, runtime: Path) -> None:
-        self._machine = machine
+        self.machine = machine
         self._runtime = runtime
         self._thread = ThreadPoolExecutor(1)
         self.effect = self._new()
@@ -101,7 +102,7 @@ class Inside:
 
         def inside() -> Any:
             # Whatever this starts, threads and processes, is in the namespace too.
-            with self._machine.entered():
+            with self.machine.entered():
                 return asyncio.run(awaited())
 
         return self._thread.submit(inside).result(60)
@@ -117,6 +118,10 @@ class Inside:
         self.run(lambda: self.effect.apply(self.state, state))
         self.state = state
 
+    def forget(self) -> None:
+        """Another effect begins, which knows nothing of what is loaded."""
+        self.effect, self.state = self._new(), None
+
     def restart(self) -> bool:
         """Another effect takes over what was recorded; whether it could adopt it."""
         self.effect = self._new()
@@ -124,6 +129,15 @@ class Inside:
         if not adopted:
             self.state = None
         return adopted
+
+    def generation(self) -> int:
+        """How often the namespace's nftables were changed."""
+
+        async def told() -> int:
+            return netfilter.generation()
+
+        number: int = self.run(told)
+        return number
 
     def counters(self) -> dict[str, Counter]:
         """What the labels counted."""
@@ -208,7 +222,8 @@ class Echo:
     """A UDP socket of a machine that sends back the address from which each datagram came."""
 
     def __init__(self, machine: Namespace, port: int, address: str = "") -> None:
-        self._socket = machine.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = machine.socket(family, socket.SOCK_DGRAM)
         self._socket.bind((address, port))
         self._socket.settimeout(0.1)
         self._ends = threading.Event()
@@ -270,7 +285,15 @@ def exchange(one: socket.socket, another: socket.socket) -> None:
     """Both ends of a stream hear each other. OSError otherwise."""
     for here, there in ((one, another), (another, one)):
         here.sendall(b"hello")
-        assert there.recv(5, socket.MSG_WAITALL) == b"hello"
+        assert receive(there, 5) == b"hello"
+
+
+def receive(made: socket.socket, length: int) -> bytes:
+    """So many bytes of a stream, fewer when it ends before. OSError when they do not come in time."""
+    received = bytearray()
+    while len(received) < length and (more := made.recv(min(length - len(received), 65536))):
+        received += more
+    return bytes(received)
 
 
 def is_cut(one: socket.socket, another: socket.socket) -> bool:
@@ -278,7 +301,7 @@ def is_cut(one: socket.socket, another: socket.socket) -> bool:
     another.settimeout(0.7)
     try:
         one.sendall(b"hello")
-        return another.recv(5, socket.MSG_WAITALL) != b"hello"
+        return receive(another, 5) != b"hello"
     except OSError:
         return True
 

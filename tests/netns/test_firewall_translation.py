@@ -1,6 +1,5 @@
 """What is translated how, seen by those who send and receive."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from firewall_world import (
     forwarding,
     is_reachable,
     mss_of,
+    receive,
 )
 
 from lab.appliance_machine import Hosts, pings
@@ -159,7 +159,7 @@ def test_segments_are_made_to_fit_the_smaller_side(world: World, address: str, m
         assert mss_of(there) in (mss, mss - 12)
         big = b"x" * 100_000
         here.sendall(big)
-        assert there.recv(len(big), socket.MSG_WAITALL) == big
+        assert receive(there, len(big)) == big
 
 
 def test_too_large_packets_are_told_the_size_that_fits(world: World) -> None:
