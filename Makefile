@@ -11,7 +11,7 @@ SOURCES := services appliance lab tests bench docs setup.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test test-openstack bench lint format docs protos grpcurl install clean
+.PHONY: help up demo down test test-openstack bench lint format docs protos grpcurl install clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ $(READY): pyproject.toml constraints.txt setup.py $(shell find protos -name '*.p
 
 up: $(READY) $(GRPCURL) ## bring the whole system up on this machine, in the background, with a simulated cloud and two tenants
 	@$(BIN)/python -m lab up
+
+demo: $(READY) $(GRPCURL) ## show packets of a tenant through its router, which is killed meanwhile (root; brings the lab up)
+	@$(BIN)/python -m lab demo
 
 down: ## end what `make up` started; leaves nothing behind
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m lab down; else echo "There was no lab."; fi

@@ -7,10 +7,10 @@ import sys
 
 from rich.console import Console
 
-from lab import node, packages
+from lab import demo, node, packages
 from lab.layout import MARK, Layout
 from lab.supervise import supervise
-from lab.up import LabError, down, up
+from lab.up import LabError, down, ready_for_demo, up
 
 
 def main() -> int:
@@ -28,6 +28,7 @@ def main() -> int:
         "appliance an agent in the simulated cloud, else nothing; auto: machines where they can be made",
     )  # fmt: skip
     commands.add_parser("down", help="end it and remove everything it made")
+    commands.add_parser("demo", help="show packets of a tenant through its router; brings the lab up when it is not")
     commands.add_parser("supervise", help="run in the foreground what a plan says; `up` calls this")
     commands.add_parser("node", help="run the lab's RabbitMQ node in the foreground; `supervise` calls this")
     commands.add_parser("rabbitmq", help="install RabbitMQ from the distribution where it is missing and we may")
@@ -41,6 +42,9 @@ def main() -> int:
             up(layout, console, broker=arguments.broker, servers=arguments.servers)
         elif arguments.command == "down":
             down(layout, console)
+        elif arguments.command == "demo":
+            os.environ.pop(MARK, None)
+            demo.run(layout, console, ready_for_demo(layout, console))
         elif arguments.command == "rabbitmq":
             console.print("RabbitMQ is installed" if packages.ensure_rabbitmq() else "there is no RabbitMQ here")
         elif arguments.command == "node":
@@ -50,6 +54,9 @@ def main() -> int:
     except LabError as error:
         console.print("[bold red]The lab did not come up:[/]")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except demo.DemoError as error:
+        console.print(f"[bold red]That did not happen:[/] {error}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 130

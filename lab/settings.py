@@ -12,6 +12,10 @@ IMAGE = "astara"
 FLAVOR = "m1.astara"
 MANAGEMENT_NETWORK = "astara-mgmt"
 
+# Whoever kills a machine wants to see it replaced soon.
+_IMPATIENT_HEALTH = {"poll_interval": "5"}
+_IMPATIENT_WORKER = {"alive_timeout": "1", "alive_retry_interval": "0.5", "dead_after": "5"}
+
 
 def connect(layout: Layout, account: str) -> Any:
     """A connection of one of the lab's accounts: admin, astara, or a tenant's user."""
@@ -53,7 +57,7 @@ def _sections(layout: Layout, plan: Plan, image: str, network: str) -> dict[str,
         },
         "scheduler": {"listen": listen("scheduler"), "database": f"sqlite:///{layout.database}"},
         "notifier": {"listen": listen("notifier"), "broker": plan.amqp_url},
-        "health": {"listen": listen("health")},
+        "health": {"listen": listen("health")} | (_IMPATIENT_HEALTH if plan.namespaces else {}),
         "claim": {"claim": "all"},
         "worker": {"listen": listen("worker-1")},
         "router": {
@@ -64,7 +68,7 @@ def _sections(layout: Layout, plan: Plan, image: str, network: str) -> dict[str,
             "metadata_port": str(ports.metadata),
             "boot_look_interval": "0.25",
         },
-        "appliance": {"secret": plan.appliance_secret},
+        "appliance": {"secret": plan.appliance_secret} | (_IMPATIENT_WORKER if plan.namespaces else {}),
         "metadata": {
             "listen": plan.orchestrator_address,
             "port": str(ports.metadata),

@@ -59,6 +59,15 @@ def up(layout: Layout, console: Console, *, broker: str, servers: str) -> None:
     what_next(console, layout, plan, routers)
 
 
+def ready_for_demo(layout: Layout, console: Console) -> list[tenants.TenantRouter]:
+    """The tenants' routers of a lab whose servers are machines, which is brought up when it is not. LabError."""
+    if processes.recorded(layout.supervisor) is not None and not layout.read_plan().namespaces:
+        raise LabError("no packet moves in the lab that is up; `make down`, then `make demo` as root")
+    if processes.recorded(layout.supervisor) is None:
+        up(layout, console, broker="auto", servers="namespaces")
+    return tenants.make(layout)
+
+
 def down(layout: Layout, console: Console) -> None:
     """End every process of the lab and remove its folder."""
     ours = processes.recorded(layout.supervisor)
