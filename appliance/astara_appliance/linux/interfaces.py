@@ -132,10 +132,11 @@ class InterfacesEffect:
         facts, device = change.facts, change.device
         if facts is None:
             return False
-        sysctl.harden(device.name)
-        attributes: dict[str, Any] = {}
         if facts["mtu"] != device.mtu:
-            attributes["mtu"] = facts["mtu"]
+            await self._links.set(device.name, mtu=facts["mtu"])
+        # With less than IPv6 needs the kernel has no switches of IPv6 for the interface.
+        sysctl.harden(device.name, has_v6=facts["mtu"] >= MINIMUM_V6_MTU)
+        attributes: dict[str, Any] = {}
         if (alias := _alias(facts["description"])) != device.alias:
             attributes["ifalias"] = alias
         if change.shall_be_up and not device.is_up:

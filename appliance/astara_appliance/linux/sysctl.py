@@ -31,16 +31,18 @@ _V6 = {
 }
 
 
-def harden(ifname: str) -> None:
+def harden(ifname: str, *, has_v6: bool = True) -> None:
     """Set an interface's switches as an appliance's shall be. Raises `BackendError`."""
     _put("ipv4", ifname, _V4)
-    _put("ipv6", ifname, _V6)
+    if has_v6:
+        _put("ipv6", ifname, _V6)
 
 
 def harden_all() -> None:
-    """Set what counts for all interfaces together: redirects that any interface may send are sent."""
+    """Set what counts for all interfaces together, and what new ones begin with. Raises `BackendError`."""
+    # Redirects that the machine as a whole may send are sent, whatever the interface says.
     _put("ipv4", "all", {"send_redirects": 0, "accept_redirects": 0})
-    _put("ipv6", "default", {"accept_ra": 0, "autoconf": 0})
+    _put("ipv6", "default", _V6)
 
 
 def forward_v4(ifname: str, forwards: bool) -> None:
