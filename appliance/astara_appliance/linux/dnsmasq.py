@@ -64,7 +64,8 @@ def main_file(files: Files, ifname: str, link: int, network: Mapping[str, Any]) 
         *(f"server={_word(server)}" for server in network["upstream"]),
         *(f"bogus-nxdomain={_word(cidr)}" for cidr in network["hidden"]),
         "dhcp-authoritative",
-        "dhcp-ignore=tag:!known",
+        # A host without DHCPv6 addresses is one of another network to DHCPv6; of a stateless subnet it gets options.
+        "dhcp-ignore=tag:!known,tag:!known-othernet",
         # A host's name is the one that Neutron gave it, and stands in the names file.
         "dhcp-ignore-names",
         "dhcp-fqdn",
