@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from ..backend import State
 from . import netfilter
 from .netfilter import Attributes, attribute, parse
-from .ruleset import Elements, elements
+from .ruleset import Ruleset
 
 _ORIGINAL, _REPLY, _STATUS, _ID, _ZONE, _FILTER = 1, 2, 3, 12, 18, 25
 _TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
@@ -46,16 +45,16 @@ class Connection:
 
 
 class Translation:
-    """How a state translates."""
+    """How a ruleset translates."""
 
-    def __init__(self, state: State) -> None:
-        self._maps: Elements = elements(state)
+    def __init__(self, ruleset: Ruleset) -> None:
+        self._maps, state = ruleset.elements, ruleset.state
         internal, masks = set(state.get("internal", ())), state.get("masks", ())
         self._outside_masks = {item["address"] for item in masks if item["out"] not in internal}
         self._inside_masks = {item["address"] for item in masks if item["out"] in internal}
 
     def gives(self, connection: Connection) -> bool:
-        """Whether the state may have made this connection what it is."""
+        """Whether the ruleset may have made this connection what it is."""
         if connection.is_destination_translated and not self._leads(connection):
             return False
         return not connection.is_source_translated or self._hides(connection)
@@ -76,15 +75,15 @@ class Translation:
         return behind in masks or self._maps["floating_out"].get(connection.source) == behind
 
 
-def drop_stale(former: State | None, state: State) -> int:
-    """Drop what `former` has translated and `state` would not, or, where that is not known, whatever is stale.
+def drop_stale(former: Ruleset | None, now: Ruleset) -> int:
+    """Drop what `former` has translated and `now` would not, or, where that is not known, whatever is stale.
 
     Answers with how many connections that were. Raises `BackendError`. Blocks while the kernel looks through its table.
     """
-    addresses = None if former is None else taken_away(former, state)
+    addresses = None if former is None else taken_away(former, now)
     if addresses is not None and not addresses:
         return 0
-    translation = Translation(state)
+    translation = Translation(now)
     dropped = 0
     for attributes in _candidates(addresses):
         connection = _connection(attributes)
@@ -94,27 +93,23 @@ def drop_stale(former: State | None, state: State) -> int:
     return dropped
 
 
-def taken_away(former: State, state: State) -> set[str]:
-    """The outside addresses of which `former` made something that `state` does not."""
-    before, after = elements(former), elements(state)
-    changed: set[str] = set()
-    for name in ("floating_in", "forwardings"):
-        now = after[name]
-        changed |= {key.partition(" ")[0] for key, value in before[name].items() if now.get(key) != value}
-    for name in ("floating_out", "masks"):
-        now = after[name]
-        changed |= {value for key, value in before[name].items() if now.get(key) != value}
-    return changed
+def taken_away(former: Ruleset, now: Ruleset) -> set[str]:
+    """The outside addresses of which `former` made something that `now` does not."""
+    gone = former.without(now)
+    called = {key.partition(" ")[0] for name in ("floating_in", "forwardings") for key, _ in gone[name]}
+    return called | {address for name in ("floating_out", "masks") for _, address in gone[name]}
 
 
 def _candidates(addresses: set[str] | None) -> Iterator[Attributes]:
-    """Connections, each once, among which are all that concern these addresses (None: any)."""
+    """Connections, each once, among which are all that concern these addresses (None: any).
+
+    Each listing is read to its end before any connection is dropped: the kernel goes through its table meanwhile.
+    """
     if addresses is None or len(addresses) > _FEW:
-        yield from netfilter.connections(b"")
+        yield from list(netfilter.connections(b""))
         return
     seen: set[bytes] = set()
     for wanted in _filters(sorted(addresses)):
-        # To its end before any is dropped: the kernel goes through its table meanwhile.
         for attributes in list(netfilter.connections(wanted)):
             if attributes[_ID] not in seen:
                 seen.add(attributes[_ID])

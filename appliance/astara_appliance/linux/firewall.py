@@ -9,12 +9,23 @@ that are loaded, also after a restart of the agent. Otherwise (the first start, 
 import asyncio
 import contextlib
 import json
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ..backend import BackendError, Counter, State
-from . import conntrack, netfilter, ruleset
+from . import conntrack, netfilter
 from .effect import Machine
 from .process import run
+from .ruleset import TABLE, VERSION, Ruleset, counter_name
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The transaction that leads from what is known to be loaded (None: unknown) to what is wanted."""
+
+    known: Ruleset | None
+    wanted: Ruleset
+    text: str
 
 
 class FirewallEffect:
@@ -24,33 +35,36 @@ class FirewallEffect:
 
     def __init__(self, machine: Machine) -> None:
         self._note = machine.runtime / "firewall.generation"
-        self._loaded: State | None = None
+        self._loaded: Ruleset | None = None
         self._generation: int | None = None
+        self._tried: _Plan | None = None
         # Counters must not be read while the table that holds them is replaced: what they count would be lost.
         self._lock = asyncio.Lock()
 
     async def adopt(self, recorded: State) -> bool:
         """Whether nothing has changed in the kernel since this state was loaded."""
-        if self._noted() != netfilter.generation():
+        noted = self._noted()
+        if noted is None or noted != netfilter.generation():
             return False
-        self._loaded, self._generation = recorded, self._noted()
+        self._loaded, self._generation = Ruleset(recorded), noted
         return True
 
     async def check(self, state: State) -> None:
         """Have nftables judge the very transaction that would be loaded."""
-        text = self._transaction(state, {})
-        if text:
-            await run("nft", "--check", "--file", "-", stdin=text.encode())
+        known, wanted = self._known(), Ruleset(state)
+        plan = _Plan(known, wanted, wanted.load({}) if known is None else wanted.change(known))
+        if plan.text:
+            await run("nft", "--check", "--file", "-", stdin=plan.text.encode())
+        self._tried = plan
 
     async def apply(self, former: State | None, state: State) -> None:  # noqa: ARG002 - the kernel knows better
         """Load the differences, then drop the connections that live on what was taken away."""
         async with self._lock:
-            known = self._known()
-            text = self._transaction(state, {} if known is not None else self._counted(state))
-            if text:
-                await self._load(text, state)
+            plan = self._plan(state)
+            if plan.text:
+                await self._load(plan)
             try:
-                await asyncio.to_thread(conntrack.drop_stale, known, state)
+                await asyncio.to_thread(conntrack.drop_stale, plan.known, plan.wanted)
             except BackendError:
                 # What is left of them is found when all are looked at again.
                 self._generation = None
@@ -62,39 +76,45 @@ class FirewallEffect:
     async def read(self) -> dict[str, Counter]:
         """What each label has counted."""
         async with self._lock:
-            return self._counted(self._loaded or {})
+            return {} if self._loaded is None else self._counted(self._loaded)
 
     async def reset(self) -> dict[str, Counter]:
         """What each label has counted; it counts from zero now, and no packet went uncounted."""
         async with self._lock:
-            return self._counted(self._loaded or {}, reset=True)
+            return {} if self._loaded is None else self._counted(self._loaded, reset=True)
 
-    def _known(self) -> State | None:
+    def _known(self) -> Ruleset | None:
         """What the kernel has loaded, if nobody else has changed anything since."""
         if self._generation is None or self._generation != netfilter.generation():
             return None
         return self._loaded
 
-    def _transaction(self, state: State, counted: dict[str, Counter]) -> str:
-        known = self._known()
-        return ruleset.load(state, counted) if known is None else ruleset.change(known, state)
+    def _plan(self, state: State) -> _Plan:
+        """What was checked last, if it was checked for this state and against what is loaded still."""
+        known, tried = self._known(), self._tried
+        self._tried = None
+        if tried is not None and tried.wanted.state is state:
+            if known is not None and known is tried.known:
+                return tried
+            wanted = tried.wanted
+        else:
+            wanted = Ruleset(state)
+        return _Plan(known, wanted, wanted.load(self._counted(wanted)) if known is None else wanted.change(known))
 
-    def _counted(self, state: State, *, reset: bool = False) -> dict[str, Counter]:
-        labels = {label["name"]: ruleset.counter_name(label["name"]) for label in state.get("labels", ())}
-        if not labels:
-            return {}
-        found = netfilter.counters(ruleset.TABLE, reset=reset)
-        return {label: found[name] for label, name in sorted(labels.items()) if name in found}
+    def _counted(self, ruleset: Ruleset, *, reset: bool = False) -> dict[str, Counter]:
+        found = netfilter.counters(TABLE, reset=reset) if ruleset.labels else {}
+        names = {label: counter_name(label) for label in ruleset.labels}
+        return {label: found[name] for label, name in names.items() if name in found}
 
-    async def _load(self, text: str, state: State) -> None:
+    async def _load(self, plan: _Plan) -> None:
         before = netfilter.generation()
         with contextlib.suppress(FileNotFoundError):
             self._note.unlink()
-        await run("nft", "--file", "-", stdin=text.encode())
+        await run("nft", "--file", "-", stdin=plan.text.encode())
         after = netfilter.generation()
         # One transaction is one step. More were somebody else's, and what they did is not known.
         is_ours = after == (before + 1) & 0xFFFFFFFF
-        self._loaded, self._generation = state, after if is_ours else None
+        self._loaded, self._generation = plan.wanted, after if is_ours else None
         if is_ours:
             self._write(after)
 
@@ -102,7 +122,7 @@ class FirewallEffect:
         beside = self._note.with_suffix(".new")
         try:
             self._note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            beside.write_text(json.dumps({"generation": generation, "version": ruleset.VERSION}), encoding="utf-8")
+            beside.write_text(json.dumps({"generation": generation, "version": VERSION}), encoding="utf-8")
             beside.replace(self._note)
         except OSError as error:
             raise BackendError(f"{self._note} cannot be written: {error.strerror}") from error
@@ -110,6 +130,6 @@ class FirewallEffect:
     def _noted(self) -> int | None:
         try:
             note = json.loads(self._note.read_bytes())
-            return int(note["generation"]) if note["version"] == ruleset.VERSION else None
+            return int(note["generation"]) if note["version"] == VERSION else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -136,15 +136,69 @@ VERSION = hashlib.sha256(SKELETON.encode()).hexdigest()
 """Changes with the rules."""
 
 
-def elements(state: State) -> Elements:
-    """What the sets and maps hold, by their names; a part that the state lacks is empty."""
+class Ruleset:
+    """What a state means to nftables, worked out once. A part that the state lacks is empty."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.elements = _elements(state)
+        self._names = sorted({label["name"] for label in state.get("labels", ())})
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels that are counted, sorted."""
+        return self._names
+
+    def load(self, counted: Mapping[str, Counter]) -> str:
+        """The transaction that replaces all there is; counters go on from what was `counted`, by label."""
+        lines = [f"table inet {TABLE}", f"delete table inet {TABLE}", SKELETON]
+        lines += _lines("add", {name: list(items.items()) for name, items in self.elements.items()})
+        for label in self._names:
+            was = counted.get(label, Counter())
+            values = f"{{ packets {was.packets} bytes {was.bytes} }}"
+            lines.append(f"add counter inet {TABLE} {counter_name(label)} {values}")
+        lines += self._label_rules()
+        return "\n".join(lines) + "\n"
+
+    def change(self, former: "Ruleset") -> str:
+        """The transaction that leads here from `former`; empty when there is nothing to change."""
+        lines = [*_lines("delete", former.without(self)), *_lines("add", self.without(former))]
+        if former.state.get("labels", []) != self.state.get("labels", []):
+            gone, new = set(former.labels) - set(self.labels), set(self.labels) - set(former.labels)
+            lines += (f"flush chain inet {TABLE} label_{direction}" for direction in _LABEL_MATCHES)
+            lines += (f"delete counter inet {TABLE} {counter_name(label)}" for label in sorted(gone))
+            lines += (f"add counter inet {TABLE} {counter_name(label)}" for label in sorted(new))
+            lines += self._label_rules()
+        return "\n".join(lines) + "\n" if lines else ""
+
+    def without(self, other: "Ruleset") -> dict[str, list[tuple[str, str]]]:
+        """The elements that `other` has not, or has with another value."""
+        return {name: _without(items, other.elements[name]) for name, items in self.elements.items()}
+
+    def _label_rules(self) -> Iterator[str]:
+        """One rule for each label, direction and family: overlapping prefixes of several labels count for each."""
+        for label in self.state.get("labels", ()):
+            direction = label["direction"]
+            for version, family in _FAMILIES.items():
+                prefixes = _collapsed(label["prefixes"], version)
+                if prefixes:
+                    match = f"{family} {_LABEL_MATCHES[direction]} {{ {', '.join(prefixes)} }}"
+                    yield f"add rule inet {TABLE} label_{direction} {match} counter name {counter_name(label['name'])}"
+
+
+def counter_name(label: str) -> str:
+    """What the counter of a label is called in the table."""
+    return "label_" + hashlib.blake2b(label.encode(), digest_size=12).hexdigest()
+
+
+def _elements(state: State) -> Elements:
     management = state.get("management", {"addresses": (), "port": None})
     internal, external = state.get("internal", ()), state.get("external", ())
     ports = [*_MANAGEMENT_SERVICES, str(management["port"])] if management["port"] else _MANAGEMENT_SERVICES
     floating = [(item["floating_ip"], item["fixed_ip"]) for item in state.get("floating_ips", ())]
     return {
         **_by_family("management", management["addresses"]),
-        "management_ports": dict.fromkeys(ports, ""),
+        "management_ports": _set(ports),
         "internal": _set(map(_quoted, internal)),
         "external": _set(map(_quoted, external)),
         "forwarding": _set(map(_quoted, (*internal, *external) if state.get("forward") else ())),
@@ -159,59 +213,15 @@ def elements(state: State) -> Elements:
     }
 
 
-def load(state: State, counted: Mapping[str, Counter]) -> str:
-    """The transaction that replaces all there is by `state`; counters go on from what was `counted`, by label."""
-    lines = [f"table inet {TABLE}", f"delete table inet {TABLE}", SKELETON]
-    lines += _added({}, elements(state))
-    for label in _names(state):
-        was = counted.get(label, Counter())
-        values = f"{{ packets {was.packets} bytes {was.bytes} }}"
-        lines.append(f"add counter inet {TABLE} {counter_name(label)} {values}")
-    lines += _label_rules(state)
-    return "\n".join(lines) + "\n"
+def _without(items: dict[str, str], others: dict[str, str]) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in items.items() if others.get(key) != value]
 
 
-def change(former: State, state: State) -> str:
-    """The transaction that leads from `former` to `state`; empty when there is nothing to change."""
-    before, after = elements(former), elements(state)
-    lines = [*_added(after, before, "delete"), *_added(before, after)]
-    if former.get("labels", []) != state.get("labels", []):
-        lines += (f"flush chain inet {TABLE} label_{direction}" for direction in _LABEL_MATCHES)
-        gone, new = _names(former), _names(state)
-        lines += (f"delete counter inet {TABLE} {counter_name(label)}" for label in gone if label not in new)
-        lines += (f"add counter inet {TABLE} {counter_name(label)}" for label in new if label not in gone)
-        lines += _label_rules(state)
-    return "\n".join(lines) + "\n" if lines else ""
-
-
-def counter_name(label: str) -> str:
-    """What the counter of a label is called in the table."""
-    return "label_" + hashlib.blake2b(label.encode(), digest_size=12).hexdigest()
-
-
-def _names(state: State) -> list[str]:
-    return sorted({label["name"] for label in state.get("labels", ())})
-
-
-def _label_rules(state: State) -> Iterator[str]:
-    """One rule for each label, direction and family: overlapping prefixes of several labels count for each."""
-    for label in state.get("labels", ()):
-        direction = label["direction"]
-        for version, family in _FAMILIES.items():
-            prefixes = _collapsed(label["prefixes"], version)
-            if prefixes:
-                among = ", ".join(prefixes)
-                match = f"{family} {_LABEL_MATCHES[direction]} {{ {among} }}"
-                yield f"add rule inet {TABLE} label_{direction} {match} counter name {counter_name(label['name'])}"
-
-
-def _added(former: Elements, state: Elements, verb: str = "add") -> Iterator[str]:
-    """The lines for the elements of `state` that `former` has not, or has with another value."""
-    for name, wanted in state.items():
-        there = former.get(name, {})
-        news = [f"{key} : {value}" if value else key for key, value in wanted.items() if there.get(key) != value]
-        if news:
-            yield f"{verb} element inet {TABLE} {name} {{ {', '.join(news)} }}"
+def _lines(verb: str, items: Mapping[str, list[tuple[str, str]]]) -> Iterator[str]:
+    for name, chosen in items.items():
+        if chosen:
+            among = ", ".join(f"{key} : {value}" if value else key for key, value in chosen)
+            yield f"{verb} element inet {TABLE} {name} {{ {among} }}"
 
 
 def _set(keys: Iterable[str]) -> dict[str, str]:
