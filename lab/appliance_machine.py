@@ -188,9 +188,10 @@ class Machine:
                 **more: Any) -> dict[str, Any]:  # fmt: skip
         """One network of a configuration; `more` replaces members of it."""
         mac, mtu, _, _ = self.plugged[network]
+        ifname = f"ge{1 + list(self.macs).index(network)}"
         return {
             "network_id": uuid_of(network), "name": network, "network_type": kind, "mtu": mtu,
-            "interface": {"ifname": "ge1", "lladdr": mac, "addresses": list(addresses), "mtu": mtu},
+            "interface": {"ifname": ifname, "lladdr": mac, "addresses": list(addresses), "mtu": mtu},
             "subnets": subnets or [],
         } | more  # fmt: skip
 
