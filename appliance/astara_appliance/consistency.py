@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from .fields import version_of
 
 if TYPE_CHECKING:
-    from .models import Configuration, FloatingIp, Interface, Label, Network, PortForwarding, Route, Subnet
+    from .models import Configuration, Interface, Label, Network, PortForwarding, Route, Subnet
 
 Place = tuple[str | int, ...]
 
@@ -88,18 +88,8 @@ def of_network(network: "Network") -> Iterator[Wrong]:
     )
 
 
-def of_floating_ip(floating_ip: "FloatingIp") -> Iterator[Wrong]:
-    """Both addresses are IPv4: nothing else is translated."""
-    for field in ("floating_ip", "fixed_ip"):
-        if version_of(getattr(floating_ip, field)) != 4:
-            yield Wrong((field,), "an IPv4 address is expected")
-
-
 def of_port_forwarding(forwarding: "PortForwarding") -> Iterator[Wrong]:
-    """Both addresses are IPv4, and every external port has its counterpart."""
-    for field in ("floating_ip", "fixed_ip"):
-        if version_of(getattr(forwarding, field)) != 4:
-            yield Wrong((field,), "an IPv4 address is expected")
+    """Every external port has its counterpart."""
     external, internal = forwarding.external_ports, forwarding.internal_ports
     if not external:
         yield Wrong(("external_port_end",), "is lower than external_port")
@@ -125,11 +115,14 @@ def of_configuration(configuration: "Configuration") -> Iterator[Wrong]:
         (("static_routes", index), (route.destination, route.nexthop), "route")
         for index, route in enumerate(configuration.static_routes)
     )
-    for field in ("id", "floating_ip"):
-        yield from _twice(
-            (("floating_ips", index, field), getattr(item, field), "floating IP")
-            for index, item in enumerate(configuration.floating_ips)
-        )
+    floating_ips = configuration.floating_ips
+    for field, keys in (
+        ("id", [item.id for item in floating_ips]),
+        ("floating_ip", [item.floating_ip for item in floating_ips]),
+    ):
+        # Thousands are usual, and a repetition is not.
+        if len(set(keys)) < len(keys):
+            yield from _twice((("floating_ips", index, field), key, "floating IP") for index, key in enumerate(keys))
     yield from _between_forwardings(configuration.port_forwardings)
     yield from _twice(
         (("labels", index), (label.name, label.direction), "label") for index, label in enumerate(configuration.labels)

@@ -3,13 +3,19 @@
 Each is a string in JSON and stays a string in Python, in the canonical spelling of its kind (lower case, compressed
 IPv6): equal wishes are then equal text, and the whole configuration is compared and kept as bytes. A value that is not
 of the kind is refused with a message that says what was expected and never repeats what was sent.
+
+Most values of a push are those of the push before it, so what was found right is remembered, within bounds.
 """
 
+import functools
 import ipaddress
 import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
+
+_remembered = functools.lru_cache(maxsize=32_768)
+"""Each kind remembers as many values as the largest configuration has, about 5 MB; a refusal is not remembered."""
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}")
@@ -19,6 +25,7 @@ _HOSTNAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+@_remembered
 def _address(value: str) -> str:
     if "%" in value:
         raise ValueError("an IP address without zone is expected")
@@ -28,6 +35,15 @@ def _address(value: str) -> str:
         raise ValueError("an IPv4 or IPv6 address is expected") from None
 
 
+@_remembered
+def _address_v4(value: str) -> str:
+    address = _address(value)
+    if version_of(address) != 4:
+        raise ValueError("an IPv4 address is expected")
+    return address
+
+
+@_remembered
 def _interface_address(value: str) -> str:
     host, slash, length = value.partition("/")
     host = _address(host)
@@ -41,6 +57,7 @@ def _interface_address(value: str) -> str:
         raise ValueError("the prefix is longer than the address") from None
 
 
+@_remembered
 def _cidr(value: str) -> str:
     address = _interface_address(value)
     if "/" not in address:
@@ -51,6 +68,7 @@ def _cidr(value: str) -> str:
         raise ValueError("the network has bits set behind its prefix") from None
 
 
+@_remembered
 def _mac(value: str) -> str:
     value = value.lower()
     if not _MAC.fullmatch(value):
@@ -60,6 +78,7 @@ def _mac(value: str) -> str:
     return value
 
 
+@_remembered
 def _uuid(value: str) -> str:
     value = value.lower()
     if not _UUID.fullmatch(value):
@@ -73,6 +92,7 @@ def _ifname(value: str) -> str:
     return value
 
 
+@_remembered
 def _hostname(value: str) -> str:
     value = value.rstrip(".")
     if value and (len(value) > 253 or not _HOSTNAME.fullmatch(value)):
@@ -88,6 +108,9 @@ def _tenant(value: str) -> str:
 
 Address = Annotated[str, Field(max_length=64), AfterValidator(_address)]
 """An IPv4 or IPv6 address."""
+
+AddressV4 = Annotated[str, Field(max_length=64), AfterValidator(_address_v4)]
+"""An IPv4 address."""
 
 InterfaceAddress = Annotated[str, Field(max_length=64), AfterValidator(_interface_address)]
 """An address with its prefix length; without one it is a host address (/32, /128)."""

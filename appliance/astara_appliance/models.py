@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from . import consistency
 from .fields import (
     Address,
+    AddressV4,
     AutonomousSystem,
     Cidr,
     Hostname,
@@ -129,17 +130,12 @@ class Network(_Model):
 
 
 class FloatingIp(_Model):
-    """An address of the external network `network_id` that stands for an internal one."""
+    """An address of the external network `network_id` that stands for an internal one; only IPv4 is translated."""
 
     id: Uuid
-    floating_ip: Address
-    fixed_ip: Address
+    floating_ip: AddressV4
+    fixed_ip: AddressV4
     network_id: Uuid
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "FloatingIp":
-        consistency.check(consistency.of_floating_ip(self))
-        return self
 
 
 class PortForwarding(_Model):
@@ -151,11 +147,11 @@ class PortForwarding(_Model):
     """
 
     id: Uuid
-    floating_ip: Address
+    floating_ip: AddressV4
     protocol: Literal["tcp", "udp"]
     external_port: Port
     external_port_end: Port | None = None
-    fixed_ip: Address
+    fixed_ip: AddressV4
     internal_port: Port
     internal_port_end: Port | None = None
 

@@ -92,7 +92,7 @@ class FileStore:
 
     async def save(self, remembered: Remembered) -> None:
         """Replace the file; the flush to the disk waits in a thread."""
-        await asyncio.to_thread(self._write, json.dumps(_encode(remembered)).encode())
+        await asyncio.to_thread(self._write, _encode(remembered))
 
     def _write(self, content: bytes) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -111,14 +111,15 @@ class FileStore:
             os.close(directory)
 
 
-def _encode(remembered: Remembered) -> dict[str, Any]:
-    return {
+def _encode(remembered: Remembered) -> bytes:
+    facts = {
         "format": _FORMAT,
-        "configuration": None if remembered.configuration is None else json.loads(remembered.configuration),
         "digest": remembered.digest,
         "epoch": None if remembered.epoch is None else str(remembered.epoch),
         "interfaces": remembered.interfaces,
     }
+    # The configuration is JSON already, and may be long.
+    return b'%s,"configuration":%s}' % (json.dumps(facts).encode()[:-1], remembered.configuration or b"null")
 
 
 def _decode(document: dict[str, Any]) -> Remembered:
