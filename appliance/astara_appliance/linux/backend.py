@@ -143,8 +143,9 @@ class LinuxBackend:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # No flush to a disk: the directory lives as long as the kernel's state.
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(state, file, separators=(",", ":"))
+            with os.fdopen(descriptor, "wb") as file:
+                # At once: json.dump would take ten times as long.
+                file.write(json.dumps(state, separators=(",", ":")).encode())
             beside.replace(path)
         except OSError as error:
             raise BackendError(f"{path} cannot be written: {error.strerror}") from error
