@@ -23,7 +23,7 @@ from .process import run
 
 
 class Bird:
-    """The one BIRD of an appliance, and its files. A section's text is empty when it is not wanted."""
+    """The one BIRD of an appliance, and its files; it runs while the text of any section is not the idle one."""
 
     def __init__(self, machine: Machine) -> None:
         self._folder = machine.runtime / "bird"
@@ -36,20 +36,21 @@ class Bird:
 
     def adopt(self, section: str, text: str) -> bool:
         """Take charge of the BIRD that runs; whether it runs `text`."""
-        wanted = {name: self._read(name) for name in bird_files.SECTIONS}
+        present = self._present()
         is_running = self._daemon.adopt()
-        is_as_noted = wanted[section] == text and (not text or read(self._main) == self._text)
-        return is_as_noted and is_running == any(wanted.values())
+        is_main = read(self._main) == self._text
+        return present[section] == text and is_running == _is_wanted(present) and (is_main or not is_running)
 
     async def check(self, section: str, text: str) -> None:
         """Have a BIRD of its own read `text` together with the other section as it is; not what the running one has."""
-        if not text or text == self._read(section):
+        present = self._present()
+        if text in (present[section], bird_files.IDLE[section]):
             return
         with tempfile.TemporaryDirectory(prefix="astara-bird-") as scratch:
             folder = Path(scratch)
             write(folder / "main.conf", self._text)
-            for name in bird_files.SECTIONS:
-                write(folder / f"{name}.conf", text if name == section else self._read(name))
+            for name, wanted in (present | {section: text}).items():
+                write(folder / f"{name}.conf", wanted)
             await run("bird", "-p", "-c", str(folder / "main.conf"))
 
     async def put(self, section: str, text: str, is_known: bool) -> None:
@@ -57,14 +58,15 @@ class Bird:
         async with self._lock:
             if not is_known:
                 self._daemon.adopt()
-            texts = {name: self._read(name) for name in bird_files.SECTIONS} | {section: text}
+            texts = self._present() | {section: text}
+            is_wanted = _is_wanted(texts)
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not any(texts.values()):
+            if not is_wanted:
                 await self._daemon.stop()
             write(self._main, self._text)
             for name, wanted in texts.items():
-                write(self._path(name), wanted)
-            if not any(texts.values()):
+                write(self._folder / f"{name}.conf", wanted)
+            if not is_wanted:
                 return
             if self._daemon.pid is None:
                 await self._daemon.start()
@@ -75,11 +77,12 @@ class Bird:
         """Let go of BIRD; it goes on."""
         self._daemon.close()
 
-    def _path(self, section: str) -> Path:
-        return self._folder / f"{section}.conf"
+    def _present(self) -> dict[str, str]:
+        return {name: read(self._folder / f"{name}.conf") or idle for name, idle in bird_files.IDLE.items()}
 
-    def _read(self, section: str) -> str:
-        return read(self._path(section))
+
+def _is_wanted(texts: dict[str, str]) -> bool:
+    return texts != bird_files.IDLE
 
 
 class _SectionEffect:

@@ -1,7 +1,8 @@
 """What BIRD reads: its files as text, from the states of `services.ra` and `services.bgp`.
 
 The main file never changes during the life of an appliance. It includes one file for the advertisements and one for
-BGP; either may be empty.
+BGP. The former also says by which of its link-local addresses a router is known: every internal interface has the
+metadata address as well, and so may another router on the same network.
 """
 
 import hashlib
@@ -36,7 +37,6 @@ def main_file(boot: BootData) -> str:
 log stderr {{ warning, error, fatal, auth, bug }};
 router id {router};
 graceful restart wait 60;
-protocol device {{ }}
 {"".join(f'include "{section}.conf";{chr(10)}' for section in SECTIONS)}"""
 
 
@@ -45,7 +45,12 @@ def ra_file(state: State) -> str:
 
     Intervals and lifetimes are those of Neutron's radvd; a router lives three intervals after its last advertisement.
     """
-    return "".join(_radv(ifname, network) for ifname, network in state.items())
+    sources = "".join(
+        f'  interface "{ifname}" {{ preferred {ip_address(network["source"])}; }};\n'
+        for ifname, network in state.items()
+        if network["source"]
+    )
+    return f"protocol device {{\n{sources}}}\n" + "".join(_radv(ifname, network) for ifname, network in state.items())
 
 
 def bgp_file(state: State) -> str:
@@ -75,6 +80,10 @@ filter taught{version} {{
     for number, neighbor in enumerate(state["neighbors"]):
         text += _session(number, neighbor, state["asn"])
     return text
+
+
+IDLE = {"ra": ra_file({}), "bgp": bgp_file({})}
+"""The text of each section when nothing is wanted of it."""
 
 
 def _radv(ifname: str, network: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Router advertisements (RFC 4861) on the internal networks whose IPv6 subnets name a mode."""
 
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any, ClassVar
 
 from ..backend import State
@@ -33,6 +33,7 @@ def _wanted(network: Network) -> dict[str, Any]:
         return {}
     modes = {subnet.ipv6_ra_mode for subnet in subnets}
     return {
+        "source": _link_local(network.interface.lladdr),
         "managed": "dhcpv6-stateful" in modes,
         "other": bool(modes & {"dhcpv6-stateful", "dhcpv6-stateless"}),
         "mtu": network.interface.mtu or network.mtu or 1500,
@@ -41,6 +42,15 @@ def _wanted(network: Network) -> dict[str, Any]:
         ],
         "dns": _resolvers(network),
     }
+
+
+def _link_local(mac: str | None) -> str | None:
+    """The address that the kernel makes of a MAC address (RFC 4291, appendix A)."""
+    if mac is None:
+        return None
+    octets = bytes.fromhex(mac.replace(":", ""))
+    identifier = bytes((octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + identifier))
 
 
 def _resolvers(network: Network) -> list[str]:
