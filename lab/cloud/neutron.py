@@ -17,6 +17,7 @@ from .neutron_extras import (
     labels_table,
 )
 from .neutron_floatingips import FloatingIps, floatingips_table
+from .neutron_forwardings import PortForwardings, forwardings_table
 from .neutron_groups import SecurityGroupRules, SecurityGroups, groups_table, rules_table
 from .neutron_networks import Networks, Subnets, networks_table, subnets_table
 from .neutron_ports import Ports, ports_table
@@ -27,8 +28,10 @@ from .web import Call, CloudError, Context, Reply, Routes
 
 EXTENSIONS = (
     "agent", "allowed-address-pairs", "availability_zone", "binding", "default-subnetpools", "ext-gw-mode",
-    "external-net", "extra_dhcp_opt", "extraroute", "extraroute-atomic", "filter-validation", "fip-port-details",
-    "flavors", "l3-flavors", "metering", "multi-provider", "net-mtu", "net-mtu-writable", "pagination",
+    "expose-port-forwarding-in-fip", "external-net", "extra_dhcp_opt", "extraroute", "extraroute-atomic",
+    "filter-validation", "fip-port-details", "flavors", "floating-ip-port-forwarding",
+    "floating-ip-port-forwarding-description", "floating-ip-port-forwarding-port-ranges", "l3-flavors", "metering",
+    "multi-provider", "net-mtu", "net-mtu-writable", "pagination",
     "port-security", "project-id", "provider", "quotas", "quota_details", "revision-if-match", "router",
     "router_availability_zone", "security-group", "service-type", "sorting", "standard-attr-description",
     "standard-attr-revisions", "standard-attr-tag", "standard-attr-timestamp", "subnet_allocation",
@@ -52,6 +55,7 @@ class NetworkService:
         self.ports = Ports(*common, ports_table(), dice=dice)
         self.routers = Routers(*common, routers_table())
         self.floatingips = FloatingIps(*common, floatingips_table())
+        self.forwardings = PortForwardings(*common, forwardings_table())
         self.groups = SecurityGroups(*common, groups_table())
         self.rules = SecurityGroupRules(*common, rules_table())
         self.labels = MeteringLabels(*common, labels_table())
@@ -78,6 +82,7 @@ class NetworkService:
         self.routers.ports, self.routers.floatingips = self.ports, self.floatingips
         self.floatingips.networks, self.floatingips.ports = self.networks, self.ports
         self.floatingips.routers, self.routers.flavors = self.routers, self.flavors
+        self.floatingips.forwardings, self.forwardings.floatingips = self.forwardings, self.floatingips
         self.groups.rules, self.groups.ports = self.rules, self.ports
         self.rules.groups = self.groups
         self.labels.rules, self.label_rules.labels = self.label_rules, self.labels
@@ -93,6 +98,7 @@ class NetworkService:
             routes.add("GET", base, lambda call, one=collection: self._tags(call, one))  # type: ignore[misc]
             routes.add("PUT", base, lambda call, one=collection: self._set_tags(call, one))  # type: ignore[misc]
             routes.add("PUT", f"{base}/{{tag}}", lambda call, one=collection: self._add_tag(call, one))  # type: ignore[misc]
+        self.forwardings.routes(routes)
         routes.add("GET", "/v2.0/extensions", self._extensions)
         routes.add("GET", "/v2.0/extensions/{alias}", self._extension)
         routes.add("GET", "/v2.0/quotas/{project}", self._show_quota)

@@ -7,6 +7,7 @@ deleted is disassociated silently too.
 from typing import Any, ClassVar
 
 from .neutron_base import Collection
+from .neutron_forwardings import PortForwardings
 from .neutron_networks import Networks
 from .neutron_ports import FLOATING_IP, Ports
 from .neutron_routers import Routers
@@ -31,6 +32,7 @@ class FloatingIps(Collection):
     networks: Networks
     ports: Ports
     routers: Routers
+    forwardings: PortForwardings
 
     def make(self, context: Context, body: Row) -> Row:
         """A new floating IP, associated when a port is named."""
@@ -64,26 +66,34 @@ class FloatingIps(Collection):
     def apply(self, context: Context, row: Row, changes: Row) -> None:
         """Associate or disassociate; a change that names no port keeps the association."""
         if "port_id" in changes:
+            if changes["port_id"] and self.forwardings.of(row["id"]):
+                raise in_use(row["id"])
             fixed = changes.get("fixed_ip_address")
             changes |= self._link(context, row["floating_network_id"], changes["port_id"], fixed, row["id"])
         self.table.change(row, changes)
 
     def unmake(self, context: Context, row: Row) -> None:
         """Remove a floating IP with its port."""
+        if self.forwardings.of(row["id"]):
+            raise in_use(row["id"])
         row["port_details"] = self._details(row["port_id"])
         super().unmake(context, row)
         for port in self.ports.table.find("device_id", row["id"]):
             self.ports.discard(port)
 
     def port_gone(self, port_id: str) -> None:
-        """Disassociate what was associated with a port that is going away."""
+        """Disassociate what was associated with a port that is going away, and forward nothing to it."""
+        self.forwardings.port_gone(NOBODY, port_id)
         for row in self.table.find("port_id", port_id):
             self.table.change(row, {"port_id": None, "fixed_ip_address": None, "router_id": None, "status": "DOWN"})
             self.touch(row)
 
     def view(self, _context: Context, row: Row) -> Row:
-        """The floating IP with a summary of its port."""
-        return row if "port_details" in row else {**row, "port_details": self._details(row["port_id"])}
+        """The floating IP with a summary of its port, and what it forwards."""
+        if "port_details" in row:
+            return row
+        shown = self.forwardings.shown(row["id"])
+        return {**row, "port_details": self._details(row["port_id"]), "port_forwardings": shown}
 
     def _details(self, port_id: str | None) -> Row | None:
         port = self.ports.table.get(port_id)
@@ -119,6 +129,13 @@ class FloatingIps(Collection):
                 "associate a Floating IP with it.",
             )  # fmt: skip
         return {"port_id": port_id, "fixed_ip_address": address, "router_id": router["id"]}
+
+
+def in_use(floatingip_id: str) -> CloudError:
+    """The error of a call that would take a floating IP away from its port forwardings."""
+    return CloudError(
+        409, "FipInUseByPortForwarding", f"Floating IP {floatingip_id} in use by Port Forwarding resources."
+    )
 
 
 def floatingips_table() -> Table:

@@ -41,7 +41,7 @@ class Normaliser:
         message = unwrap(body)
         event_type = message.get("event_type")
         if isinstance(event_type, str):
-            events = self._notification(event_type, message.get("payload"))
+            events = self._notification(event_type, message)
             source = event_type
         elif isinstance(method := message.get("method"), str):
             events = self._cast(method, message.get("args"))
@@ -94,14 +94,14 @@ class Normaliser:
             )
         ]
 
-    def _notification(self, event_type: str, payload: Any) -> list[pb.Event]:
+    def _notification(self, event_type: str, message: dict[str, Any]) -> list[pb.Event]:
         rule = NOTIFICATIONS.get(event_type)
         if rule is None:
             self._unknown(event_type)
             return []
         if isinstance(rule, Ignored):
             return []
-        objects = _objects(event_type, rule, payload)
+        objects = _objects(event_type, rule, message.get("payload"))
         events = []
         for one in objects:
             if not isinstance(one, dict):
@@ -115,6 +115,8 @@ class Normaliser:
                 msg = f"{event_type}: {why}"
                 raise MessageError(msg) from None
             if event is not None:
+                if rule.is_callers and not event.subject.project_id:
+                    event.subject.project_id = _text(message, "_context_project_id")
                 events.append(event)
         return events
 

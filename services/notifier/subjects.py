@@ -2,6 +2,7 @@
 
 Each takes the object as Neutron describes it and answers an event, or None when this one concerns nobody. The project
 is the object's own: the context of a notification is the caller's, and Nova binds tenants' ports as project `service`.
+Only an object that names none is taken for the caller's (`table.Becomes.is_callers`).
 """
 
 from collections.abc import Callable
@@ -103,6 +104,19 @@ def floating_ip(one: dict[str, Any], _deployment: str) -> pb.Event:
             network_id=one.get("floating_network_id") or "",
             port_id=one.get("port_id") or "",
             floating_ip_id=_id(one),
+            scope=pb.ATTACHMENT_SCOPE_GATEWAY,
+        ),
+    )
+
+
+def port_forwarding(one: dict[str, Any], _deployment: str) -> pb.Event:
+    """A port forwarding. It names the port inside, seldom its floating IP, and never a router, network or project."""
+    return _event(
+        pb.EVENT_KIND_UPDATE,
+        pb.Subject(
+            project_id=_project(one),
+            port_id=one.get("internal_port_id") or "",
+            floating_ip_id=one.get("floatingip_id") or "",
             scope=pb.ATTACHMENT_SCOPE_GATEWAY,
         ),
     )

@@ -21,6 +21,8 @@ class Becomes:
 
     key: str
     event: subjects.Maker
+    is_callers: bool = False
+    """An object that names no project belongs to the caller's: a hint only, health sees what it misses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,9 @@ _ENDS: dict[str, Becomes | Ignored] = {
     "floatingip.create": Becomes("floatingip", subjects.floating_ip),
     "floatingip.update": Becomes("floatingip", subjects.floating_ip),
     "floatingip.delete": Becomes("floatingip", subjects.floating_ip),
+    "port_forwarding.create": Becomes("port_forwarding", subjects.port_forwarding, is_callers=True),
+    "port_forwarding.update": Becomes("port_forwarding", subjects.port_forwarding, is_callers=True),
+    "port_forwarding.delete": Becomes("port_forwarding", subjects.port_forwarding, is_callers=True),
     "security_group.create": _SECURITY,
     "security_group.update": _SECURITY,
     "security_group.delete": _SECURITY,

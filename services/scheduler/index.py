@@ -151,7 +151,9 @@ class Index:
         network = subject.network_id or (self._subnets.get(subject.subnet_id, "") if subject.subnet_id else "")
         attached = self._networks.get(network)
         if not attached:
-            return set()
+            is_named = bool(subject.network_id or subject.subnet_id)
+            is_gateway = subject.scope == event_pb2.ATTACHMENT_SCOPE_GATEWAY and not is_named
+            return self._with_gateway(subject.project_id) if is_gateway else set()
         if subject.scope == event_pb2.ATTACHMENT_SCOPE_INTERNAL:
             return {resource_id for resource_id, roles in attached.items() if roles & (1 << INTERNAL)}
         if subject.scope == event_pb2.ATTACHMENT_SCOPE_GATEWAY:
@@ -161,6 +163,14 @@ class Index:
                 if roles & (1 << GATEWAY) and self.records[resource_id].tenant_id == subject.project_id
             }
         return set(attached)
+
+    def _with_gateway(self, tenant_id: str) -> set[str]:
+        """The tenant's resources that are attached to an external network."""
+        return {
+            record.resource_id
+            for record in self.of_tenant(tenant_id)
+            if any(attachment.role == GATEWAY for attachment in record.attachments)
+        }
 
     def _link(self, record: Record, link: tuple[str, str, int]) -> None:
         if link in record.links:

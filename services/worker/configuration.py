@@ -78,6 +78,7 @@ def build(
             ),
             key=lambda fip: str(fip["floating_ip"]),
         ),
+        "port_forwardings": _port_forwardings(reading),
         "labels": _labels(reading),
     }
 
@@ -180,6 +181,39 @@ def _allocations(reading: RouterReading, network_id: str, subnet_ids: set[str]) 
                 }
             )
     return sorted(found, key=lambda entry: (str(entry["mac_address"]), min(entry["ip_addresses"])))
+
+
+def _port_forwardings(reading: RouterReading) -> list[Json]:
+    """Those of TCP and UDP. Neutron takes any protocol, but ports mean nothing to most, and the appliance knows two."""
+    found = []
+    for floating_ip in reading.floating_ips:
+        if floating_ip.get("fixed_ip_address"):
+            continue
+        for one in floating_ip.get("port_forwardings") or ():
+            if one.get("protocol") not in ("tcp", "udp"):
+                continue
+            (outer, outer_end), (inner, inner_end) = (_port_range(one, side) for side in ("external", "internal"))
+            found.append(
+                {
+                    "id": one["id"],
+                    "floating_ip": floating_ip["floating_ip_address"],
+                    "protocol": one["protocol"],
+                    "external_port": outer,
+                    "external_port_end": outer_end,
+                    "fixed_ip": one["internal_ip_address"],
+                    "internal_port": inner,
+                    "internal_port_end": inner_end,
+                }
+            )
+    return sorted(found, key=lambda one: (str(one["floating_ip"]), str(one["protocol"]), int(one["external_port"])))
+
+
+def _port_range(forwarding: Json, side: str) -> tuple[int, int | None]:
+    """First port, and the last when there are several: `external_port`, or `external_port_range` as "80:90"."""
+    if (single := forwarding.get(f"{side}_port")) is not None:
+        return int(single), None
+    first, _, last = str(forwarding[f"{side}_port_range"]).partition(":")
+    return int(first), int(last) if last and last != first else None
 
 
 def _labels(reading: RouterReading) -> list[Json]:

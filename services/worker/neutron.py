@@ -1,8 +1,9 @@
 """Neutron as the router driver needs it: one consistent-enough reading of a router, and our own ports.
 
 A reading costs six calls in two rounds, whatever the router's size: the router, and its ports with those of its
-instance; then networks, subnets, floating IPs and the addresses to serve. Filters repeat a name to mean "or"; long
-lists of ids are split so that no URL grows beyond what servers take.
+instance; then networks, subnets, floating IPs and the addresses to serve. Only port forwardings that Neutron does not
+show in full with their floating IP cost a call each floating IP. Filters repeat a name to mean "or"; long lists of ids
+are split so that no URL grows beyond what servers take.
 """
 
 import asyncio
@@ -188,8 +189,28 @@ class Neutron:
         return {str(port["network_id"]) for port in ports if port.get("device_owner") in owners}
 
     async def floating_ips(self, router_id: str) -> list[Json]:
-        """The floating IPs that a router serves."""
-        return await self.listing("floatingips", [("router_id", router_id)])
+        """The floating IPs that a router serves, each with its `port_forwardings`."""
+        found = await self.listing("floatingips", [("router_id", router_id)])
+        # One that a port has to itself forwards none; one that a router serves without that does nothing else.
+        shared = [one for one in found if not one.get("fixed_ip_address")]
+        forwardings = await asyncio.gather(*(self._port_forwardings(one) for one in shared))
+        for one, forwarded in zip(shared, forwardings, strict=True):
+            one["port_forwardings"] = forwarded
+        return found
+
+    async def _port_forwardings(self, floating_ip: Json) -> list[Json]:
+        """What Neutron shows with the floating IP (expose-port-forwarding-in-fip), which of ranges is too little."""
+        shown = floating_ip.get("port_forwardings")
+        if shown is not None and all("external_port" in one and "internal_port" in one for one in shown):
+            forwardings: list[Json] = shown
+            return forwardings
+        if shown is None and "floating-ip-port-forwarding" not in self.extensions:
+            return []
+        try:
+            return await self.listing(f"floatingips/{floating_ip['id']}/port_forwardings", [])
+        except NotFoundError:
+            # The floating IP went away meanwhile; nothing may take that for the router's end.
+            return []
 
     async def listed_share(self, router_ids: Iterable[str]) -> float:
         """Which share of these routers Neutron lists: 1.0 all, 0.0 none."""

@@ -127,6 +127,8 @@ def test_every_message_has_the_keys_of_a_recorded_one(scene, until):
         who = "admin" if content["_context_is_admin"] else "member"
         recorded = known[event].get(who) or next(iter(known[event].values()))
         have = shape(content["payload"]) if exchange == "neutron" else set(content["payload"])
+        # The Neutron that was recorded had no plugin for port forwardings.
+        have -= {"floatingip.port_forwardings"}
         if not any(have == set(one) for one in recorded):
             wrong.append((event, who, sorted(have ^ set(recorded[0]))))
         compared.add(event)

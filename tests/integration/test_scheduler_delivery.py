@@ -208,6 +208,23 @@ async def test_a_port_event_reaches_routers_inside_the_network_and_not_those_wit
     await worker.disconnect()
 
 
+async def test_an_event_of_a_tenant_that_names_no_network_reaches_its_routers_with_a_gateway(client: Client) -> None:
+    worker = await HandWorker(client).connect()
+    await worker.until(lambda: len(worker.held) == 1024)
+    for name, tenant, role in (("out", "t1", "GATEWAY"), ("in", "t1", "INTERNAL"), ("other", "t2", "GATEWAY")):
+        attachment = {"network_id": f"net-{name}", "role": f"ATTACHMENT_ROLE_{role}", "port_id": f"port-{name}"}
+        worker.report(name, tenant, revision=1, attachments=[attachment])
+    scope, producer = event_pb2.ATTACHMENT_SCOPE_GATEWAY, await HandProducer(client).connect()
+    known = [event("UPDATE", network_id=f"net-{name}", project_id=tenant, scope=event_pb2.ATTACHMENT_SCOPE_ANY)
+             for name, tenant in (("out", "t1"), ("in", "t1"), ("other", "t2"))]  # fmt: skip
+    await producer.answered(producer.publish(known))
+    await worker.until(lambda: {"out", "in", "other"} <= set(worker.hints))
+    worker.hints.clear()
+    await producer.answered(producer.publish([event("UPDATE", project_id="t1", port_id="vm", scope=scope)]))
+    assert set(worker.hints) == {"out"}
+    await worker.disconnect()
+
+
 async def test_an_event_that_names_something_unknown_is_delivered_when_a_status_names_it(client: Client) -> None:
     worker = await HandWorker(client).connect()
     await worker.until(lambda: len(worker.held) == 1024)

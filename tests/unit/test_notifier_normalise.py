@@ -156,3 +156,19 @@ class TestAcks:
         acks.done(4)
         acks.done(6)
         assert acks.take() == [(6, True)]
+
+
+FORWARDING = {"id": "pf-1", "protocol": "tcp", "external_port": 80, "internal_port": 80, "internal_port_id": "port-1"}
+
+
+def test_a_port_forwarding_is_taken_for_the_callers_because_it_names_no_project() -> None:
+    for verb in ("create", "update"):
+        (event,) = events(f"port_forwarding.{verb}.end", {"port_forwarding": FORWARDING}, _context_project_id="caller")
+        subject = event.subject
+        assert (subject.project_id, subject.port_id, subject.network_id) == ("caller", "port-1", "")
+        assert subject.scope == pb.ATTACHMENT_SCOPE_GATEWAY
+    owned = {**FORWARDING, "project_id": "owner", "floatingip_id": "fip-1"}
+    gone = {"port_forwarding_id": "pf-1", "port_forwarding": owned}
+    (event,) = events("port_forwarding.delete.end", gone, _context_project_id="caller")
+    assert (event.subject.project_id, event.subject.floating_ip_id) == ("owner", "fip-1")
+    assert events("port_forwarding.create.start", {"port_forwarding": FORWARDING}) == []

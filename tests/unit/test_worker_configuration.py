@@ -100,6 +100,30 @@ def test_floating_ips_that_are_associated_and_metering_labels() -> None:
     ]
 
 
+def test_port_forwardings_of_floating_ips_that_no_port_has_to_itself() -> None:
+    what = reading()
+    what.floating_ips[2]["port_forwardings"] = [
+        {"id": uuid(93), "protocol": "udp", "internal_ip_address": "10.0.0.6", "internal_port_range": "53:53",
+         "external_port_range": "5000:5003", "internal_port": 53},
+        {"id": uuid(92), "protocol": "tcp", "internal_ip_address": "10.0.0.6", "internal_port_range": "80:90",
+         "external_port_range": "8080:8090"},
+        {"id": uuid(91), "protocol": "tcp", "internal_ip_address": "10.0.0.5", "internal_port": 22,
+         "external_port": 2222},
+        {"id": uuid(90), "protocol": "icmp", "internal_ip_address": "10.0.0.5", "internal_port": 1, "external_port": 1},
+    ]  # fmt: skip
+    what.floating_ips[0]["port_forwardings"] = []
+    first, second, third = build(what)["port_forwardings"]
+    assert first == {
+        "id": uuid(91), "floating_ip": "172.24.4.32", "protocol": "tcp", "external_port": 2222,
+        "external_port_end": None, "fixed_ip": "10.0.0.5", "internal_port": 22, "internal_port_end": None,
+    }  # fmt: skip
+    assert (second["id"], second["external_port"], second["external_port_end"]) == (uuid(92), 8080, 8090)
+    assert (second["internal_port"], second["internal_port_end"]) == (80, 90)
+    assert (third["id"], third["external_port_end"], third["internal_port"]) == (uuid(93), 5003, 53)
+    assert third["internal_port_end"] is None
+    assert len(build(what)["floating_ips"]) == 2
+
+
 def test_admin_state_and_snat_are_passed_on() -> None:
     built = build(reading(admin_state_up=False, external_gateway_info={"network_id": EXTERNAL, "enable_snat": False}))
     assert built["admin_state_up"] is False
@@ -153,6 +177,8 @@ def shuffled(what: RouterReading, dice: random.Random) -> RouterReading:
     other.subnets = dict(dice.sample(list(other.subnets.items()), len(other.subnets)))
     for one in (*other.interface_ports, *other.allocations, other.gateway_port or {"fixed_ips": []}):
         dice.shuffle(one["fixed_ips"])
+    for floating_ip in other.floating_ips:
+        dice.shuffle(floating_ip.get("port_forwardings", []))
     for subnet in other.subnets.values():
         dice.shuffle(subnet["host_routes"])
         subnet["revision_number"] += 1
@@ -182,6 +208,8 @@ CHANGES = {
     "mtu": lambda what: what.networks[PRIVATE].update(mtu=1400),
     "floating IP": lambda what: what.floating_ips.pop(0),
     "floating IP's target": lambda what: what.floating_ips[0].update(fixed_ip_address="10.0.0.50"),
+    "port forwarding": lambda what: what.floating_ips[2]["port_forwardings"].pop(),
+    "port forwarding's target": lambda what: what.floating_ips[2]["port_forwardings"][0].update(internal_port=443),
     "allocation": lambda what: what.allocations.pop(3),
     "address of a port": lambda what: what.allocations[4]["fixed_ips"][0].update(ip_address="10.0.0.99"),
     "interface": lambda what: what.interface_ports.pop(1),

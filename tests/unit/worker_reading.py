@@ -81,7 +81,13 @@ def reading(**router: Any) -> RouterReading:
             {"id": uuid(51), "floating_ip_address": "172.24.4.30", "fixed_ip_address": "10.0.0.6",
              "floating_network_id": EXTERNAL},
             {"id": uuid(52), "floating_ip_address": "172.24.4.32", "fixed_ip_address": None,
-             "floating_network_id": EXTERNAL},
+             "floating_network_id": EXTERNAL,
+             "port_forwardings": [
+                 {"id": uuid(90), "protocol": "tcp", "internal_ip_address": "10.0.0.6", "internal_port": 80,
+                  "external_port": 8080},
+                 {"id": uuid(91), "protocol": "udp", "internal_ip_address": "10.0.0.6", "internal_port": 53,
+                  "external_port": 8080},
+             ]},
         ],
         allocations=[
             *interfaces,
