@@ -186,8 +186,8 @@ class _Proxy:
         except Exception:
             _log.exception("metadata proxy of %s", self._ifname)
             response = _last(500, "the metadata proxy failed")
-        # Not the versions of what runs here.
-        response.headers.setdefault("Server", "astara")
+        # Not the versions of what runs here, or in the management network.
+        response.headers["Server"] = "astara"
         return response
 
     async def _answer_source(self, request: web.BaseRequest) -> web.Response:
