@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lab.appliance_machine import Hosts, Machine, eventually, subnet
+from lab.appliance_machine import Hosts, Machine, eventually, subnet, uuid_of
 from lab.wires import Namespace
 
 GATEWAY, GATEWAY6 = "172.24.4.1", "2001:db8:4::1"
@@ -36,6 +36,14 @@ def wanted(machine: Machine, **more: Any) -> dict[str, Any]:
         "default_v6_gateway": GATEWAY6,
         "enable_snat": False,
     } | more
+
+
+def floating(*pairs: tuple[str, str]) -> list[dict[str, str]]:
+    """Floating IPs of the external network, each with the fixed address that it stands for."""
+    return [
+        {"id": uuid_of(address), "floating_ip": address, "fixed_ip": fixed, "network_id": uuid_of("ext")}
+        for address, fixed in pairs
+    ]
 
 
 async def plugged(machine: Machine, *networks: str) -> None:
@@ -94,7 +102,7 @@ def no_kernel_event(machine: Machine) -> Iterator[None]:
         _mark(machine, heard, "192.0.2.1")
         yield
         _mark(machine, heard, "192.0.2.2")
-        assert not [line for line in heard if "192.0.2." not in line]
+        assert [line for line in heard if "192.0.2." not in line] == []
     finally:
         monitor.terminate()
         monitor.wait(10)

@@ -11,6 +11,7 @@ from router_world import (
     INSIDE6,
     OUTSIDE,
     addresses,
+    floating,
     link,
     network,
     no_kernel_event,
@@ -24,13 +25,6 @@ from lab.appliance_machine import Hosts, Machine, eventually, pings, uuid_of
 from lab.wires import Namespace
 
 METADATA = "fe80::a9fe:a9fe/128"
-
-
-def floating(machine: Machine, *pairs: tuple[str, str]) -> list[dict[str, str]]:
-    return [
-        {"id": uuid_of(address), "floating_ip": address, "fixed_ip": fixed, "network_id": uuid_of("ext")}
-        for address, fixed in pairs
-    ]
 
 
 def neighbour(machine: Namespace, address: str) -> str | None:
@@ -70,7 +64,7 @@ async def test_floating_ips_are_addresses_of_the_external_network_and_come_and_g
     forwarding = {"id": uuid_of("pf"), "floating_ip": "172.24.4.60", "protocol": "tcp", "external_port": 80,
                   "fixed_ip": HOST, "internal_port": 80}  # fmt: skip
     own = {f"{OUTSIDE}/24", "2001:db8:4::9/64"}
-    two = floating(appliance, ("172.24.4.50", HOST), ("172.24.4.51", "10.0.0.6"))
+    two = floating(("172.24.4.50", HOST), ("172.24.4.51", "10.0.0.6"))
     await appliance.push(wanted(appliance, floating_ips=two, port_forwardings=[forwarding]))
     assert addresses(appliance, "ge1") == own | {"172.24.4.50/32", "172.24.4.51/32", "172.24.4.60/32"}
     changed = await appliance.push(wanted(appliance, floating_ips=two[1:]))
@@ -92,7 +86,7 @@ async def test_a_neighbour_learns_at_once_that_a_floating_ip_has_moved_to_the_ap
     assert pings(gateway, "2001:db8:4::50")
     assert neighbour(gateway, "172.24.4.50") == "fa:99:00:00:00:01"
     former.close()
-    document = wanted(appliance, floating_ips=floating(appliance, ("172.24.4.50", HOST)))
+    document = wanted(appliance, floating_ips=floating(("172.24.4.50", HOST)))
     document["networks"][0]["interface"]["addresses"].append("2001:db8:4::50/64")
     await appliance.push(document)
     for address in ("172.24.4.50", "2001:db8:4::50"):
@@ -196,7 +190,7 @@ async def test_five_hundred_floating_ips_are_set_up_and_one_more_and_one_less(ap
     many = [(f"172.24.{5 + number // 200}.{number % 200 + 1}", f"10.0.{number // 200}.{number % 200 + 10}")
             for number in range(501)]  # fmt: skip
     for count in (500, 501, 499):
-        await appliance.push(wanted(appliance, floating_ips=floating(appliance, *many[:count])))
+        await appliance.push(wanted(appliance, floating_ips=floating(*many[:count])))
         there = addresses(appliance, "ge1")
         assert {f"{address}/32" for address, _ in many[:count]} < there
         assert len(there) == count + 2

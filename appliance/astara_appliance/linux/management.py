@@ -35,22 +35,27 @@ async def set_up(boot: BootData, links: Links, rtnetlink: Rtnetlink) -> None:
     there = await rtnetlink.addresses()
     wanted = [address_of(device.ifindex, str(ipaddress.ip_interface(address))) for address in facts.addresses]
     requests = [add_address(address, with_route=False) for address in wanted if address not in there]
-    await rtnetlink.send(requests + _routing(boot, device.ifindex))
+    known = await rtnetlink.routes(MANAGEMENT)
+    requests += [put_route(route) for route in _routes(boot, device.ifindex) if route not in known]
+    await rtnetlink.send(requests + _rules(boot))
 
 
-def _routing(boot: BootData, ifindex: int) -> list[Request]:
+def _rules(boot: BootData) -> list[Request]:
+    own = [ipaddress.ip_interface(address).ip.packed for address in boot.management.addresses]
+    return [
+        *(rule_for_own(address, is_source=True) for address in own),
+        *(rule_for_own(_packed(address), is_source=False) for address in boot.orchestrator.addresses),
+    ]
+
+
+def _routes(boot: BootData, ifindex: int) -> list[Route]:
     facts = boot.management
-    requests = []
-    for text in facts.addresses:
-        interface = ipaddress.ip_interface(text)
-        requests.append(rule_for_own(interface.ip.packed, is_source=True))
-        requests.append(put_route(_on_link(interface.network, ifindex)))
+    found = [_on_link(ipaddress.ip_interface(address).network, ifindex) for address in facts.addresses]
     if facts.gateway is not None:
         gateway = _packed(facts.gateway)
         step = Nexthop(ifindex, gateway, not ipaddress.ip_address(facts.gateway).is_link_local)
-        requests.append(put_route(Route(bytes(len(gateway)), 0, frozenset([step]), MANAGEMENT)))
-    requests += [rule_for_own(_packed(address), is_source=False) for address in boot.orchestrator.addresses]
-    return requests
+        found.append(Route(bytes(len(gateway)), 0, frozenset([step]), MANAGEMENT))
+    return found
 
 
 def _on_link(network: ipaddress.IPv4Network | ipaddress.IPv6Network, ifindex: int) -> Route:

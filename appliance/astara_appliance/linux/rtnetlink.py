@@ -7,6 +7,7 @@ message is sent, but another namespace's change may keep it waiting, so a thread
 
 import asyncio
 import errno
+import functools
 import os
 import socket
 import struct
@@ -41,7 +42,7 @@ _NEIGHBOUR = struct.Struct("=BBHiHBB")
 _NUMBER = struct.Struct("=I")
 _SIGNED = struct.Struct("=i")
 
-_ERROR, _DONE, _OVERRUN = 2, 3, 4
+_ERROR, _DONE = 2, 3
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWNEIGH, _GETNEIGH = 28, 30
@@ -75,6 +76,7 @@ class Address(NamedTuple):
         return f"{socket.inet_ntop(_FAMILIES[len(self.packed)], self.packed)}/{self.length}"
 
 
+@functools.lru_cache(maxsize=32_768)
 def address_of(ifindex: int, text: str) -> Address:
     """The address that `text` (CIDR) spells, on an interface."""
     host, _, length = text.partition("/")
@@ -194,10 +196,10 @@ class Rtnetlink:
         async with self._turn:
             return await _in_thread(self._addresses)
 
-    async def routes(self) -> set[Route]:
-        """The routes of ours in the main table."""
+    async def routes(self, table: int = MAIN) -> set[Route]:
+        """The routes of ours in a table."""
         async with self._turn:
-            return await _in_thread(self._routes)
+            return await _in_thread(self._routes, table)
 
     async def has_neighbour(self, nexthop: Nexthop) -> bool:
         """Whether a neighbour has answered the kernel's question for its link-layer address."""
@@ -251,12 +253,14 @@ class Rtnetlink:
                 if sequence != self._sequence:
                     continue
                 is_torn = is_torn or bool(flags & _INTERRUPTED)
-                if kind == _DONE:
-                    return found, is_torn
-                if kind == _ERROR:
-                    code = -_SIGNED.unpack_from(body)[0]
-                    raise BackendError(f"the kernel does not tell its state: {_complaint(code, flags, body)}")
-                found.append((kind, body))
+                if kind not in (_DONE, _ERROR):
+                    found.append((kind, body))
+                    continue
+                code = -_SIGNED.unpack_from(body)[0]
+                # A routing table that nothing was ever put in does not exist.
+                if code not in (0, errno.ENOENT):
+                    raise BackendError(f"the kernel does not tell its state: {os.strerror(code)}")
+                return found, is_torn
 
     def _addresses(self) -> set[Address]:
         found = set()
@@ -267,13 +271,13 @@ class Rtnetlink:
                 found.add(Address(index, attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS], length))
         return found
 
-    def _routes(self) -> set[Route]:
+    def _routes(self, wanted: int) -> set[Route]:
         found = set()
         for family in (socket.AF_INET, socket.AF_INET6):
-            for kind, body in self._dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, MAIN, PROTOCOL, 0, 0, 0)):
+            for kind, body in self._dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, wanted, PROTOCOL, 0, 0, 0)):
                 _, length, _, _, table, protocol, _, _, flags = _ROUTE.unpack_from(body)
-                if kind == _NEWROUTE and table == MAIN and protocol == PROTOCOL:
-                    found.add(_route(family, length, flags, dict(_attributes(body, _ROUTE.size))))
+                if kind == _NEWROUTE and table == wanted and protocol == PROTOCOL:
+                    found.add(_route(family, length, flags, table, dict(_attributes(body, _ROUTE.size))))
         return found
 
     def _has_neighbour(self, nexthop: Nexthop) -> bool:
@@ -356,9 +360,9 @@ def _nexthop_body(nexthop: Nexthop) -> bytes:
     return _NEXTHOP.pack(_NEXTHOP.size + len(gateway), flags, 0, nexthop.ifindex) + gateway
 
 
-def _route(family: int, length: int, flags: int, attributes: dict[int, bytes]) -> Route:
+def _route(family: int, length: int, flags: int, table: int, attributes: dict[int, bytes]) -> Route:
     destination = attributes.get(_RTA_DST) or bytes(4 if family == socket.AF_INET else 16)
-    return Route(destination, length, frozenset(_nexthops(flags, attributes)))
+    return Route(destination, length, frozenset(_nexthops(flags, attributes)), table)
 
 
 def _nexthops(flags: int, attributes: dict[int, bytes]) -> Iterable[Nexthop]:
