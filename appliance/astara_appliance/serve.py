@@ -22,6 +22,7 @@ from .certificates import Certificates
 from .interfaces import MANAGEMENT
 from .linux.compose import compose
 from .machine import links
+from .supervisor import Supervisor
 
 # linux/in.h; Python has no name for it. It lets the agent listen before the address is there (IPv6 addresses are not
 # at once), for both families.
@@ -141,16 +142,19 @@ async def _running(
 
 async def _until_signalled(*beside: Coroutine[None, None, None]) -> None:
     """Run these until SIGTERM or SIGINT. What one of them raises ends all."""
+    supervisor = Supervisor()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    tasks = {asyncio.ensure_future(one) for one in (*beside, stop.wait())}
+    tasks = {asyncio.ensure_future(one) for one in (*beside, supervisor.keep_alive(), stop.wait())}
+    supervisor.ready()
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
+        supervisor.stopping()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
