@@ -25,6 +25,10 @@ _SOURCE_TRANSLATED, _DESTINATION_TRANSLATED = 1 << 4, 1 << 5
 _PROTOCOLS = {6: "tcp", 17: "udp"}
 _METADATA = "169.254.169.254"
 
+# How an end begins: its addresses, of which the source is first.
+_ADDRESSES = struct.pack("=HHHH", 20, _TUPLE_IP | 0x8000, 8, _SOURCE)
+_DESTINATION_AT = slice(16, 20)
+
 _FEW = 16
 """So many addresses are asked for one by one; with more, the kernel is asked for all connections once."""
 
@@ -50,7 +54,8 @@ class Translation:
     def __init__(self, ruleset: Ruleset) -> None:
         self._maps, state = ruleset.elements, ruleset.state
         internal, masks = set(state.get("internal", ())), state.get("masks", ())
-        self._outside_masks = {item["address"] for item in masks if item["out"] not in internal}
+        self.masks = {item["address"] for item in masks if item["out"] not in internal}
+        """The addresses behind which what leaves on the external side hides."""
         self._inside_masks = {item["address"] for item in masks if item["out"] in internal}
 
     def gives(self, connection: Connection) -> bool:
@@ -71,7 +76,7 @@ class Translation:
 
     def _hides(self, connection: Connection) -> bool:
         behind = connection.answer_destination
-        masks = self._inside_masks if connection.is_destination_translated else self._outside_masks
+        masks = self._inside_masks if connection.is_destination_translated else self.masks
         return behind in masks or self._maps["floating_out"].get(connection.source) == behind
 
 
@@ -85,7 +90,7 @@ def drop_stale(former: Ruleset | None, now: Ruleset) -> int:
         return 0
     translation = Translation(now)
     dropped = 0
-    for attributes in _candidates(addresses):
+    for attributes in _candidates(addresses, translation.masks):
         connection = _connection(attributes)
         if connection is not None and not translation.gives(connection):
             netfilter.delete_connection(_name(attributes))
@@ -100,20 +105,39 @@ def taken_away(former: Ruleset, now: Ruleset) -> set[str]:
     return called | {address for name in ("floating_out", "masks") for _, address in gone[name]}
 
 
-def _candidates(addresses: set[str] | None) -> Iterator[Attributes]:
-    """Connections, each once, among which are all that concern these addresses (None: any).
+def _candidates(addresses: set[str] | None, masks: set[str]) -> Iterator[Attributes]:
+    """Connections, each once, among which are all that concern these addresses (None: any that may be stale).
 
     Each listing is read to its end before any connection is dropped: the kernel goes through its table meanwhile.
     """
-    if addresses is None or len(addresses) > _FEW:
-        yield from list(netfilter.connections(b""))
+    if addresses is None:
+        # Most connections of a busy router are of this kind and right; they are not looked at any closer.
+        right = {IPv4Address(address).packed for address in masks}
+        yield from [
+            one for one in netfilter.connections(b"") if not _is_plain(one) or _destination(one[_REPLY]) not in right
+        ]
+        return
+    if len(addresses) > _FEW:
+        wanted = {IPv4Address(address).packed for address in addresses}
+        ends = (_ORIGINAL, _REPLY)
+        yield from [one for one in netfilter.connections(b"") if wanted & {_destination(one[end]) for end in ends}]
         return
     seen: set[bytes] = set()
-    for wanted in _filters(sorted(addresses)):
-        for attributes in list(netfilter.connections(wanted)):
+    for filtered in _filters(sorted(addresses)):
+        for attributes in list(netfilter.connections(filtered)):
             if attributes[_ID] not in seen:
                 seen.add(attributes[_ID])
                 yield attributes
+
+
+def _is_plain(attributes: Attributes) -> bool:
+    """Whether nothing but the source is translated."""
+    return not int.from_bytes(attributes[_STATUS], "big") & _DESTINATION_TRANSLATED
+
+
+def _destination(end: bytes) -> bytes:
+    """The destination address of one end, which the kernel writes at its very place, behind the source's."""
+    return end[_DESTINATION_AT] if end.startswith(_ADDRESSES) else parse(parse(end)[_TUPLE_IP])[_DESTINATION]
 
 
 def _filters(addresses: Iterable[str]) -> Iterator[bytes]:
