@@ -318,6 +318,19 @@ def ask(machine: Namespace, address: str, port: int, seconds: float = 2.0) -> by
             return None
 
 
+def arrives(machine: Namespace, there: Namespace, address: str, seconds: float = 0.5) -> bool:
+    """Whether a datagram from a machine arrives at an address of another, whatever becomes of an answer."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with there.socket(family, socket.SOCK_DGRAM) as hearing, machine.socket(family, socket.SOCK_DGRAM) as saying:
+        hearing.settimeout(seconds)
+        hearing.bind((address, 4321))
+        saying.sendto(b"hello", (address, 4321))
+        try:
+            return hearing.recv(2000) == b"hello"
+        except TimeoutError:
+            return False
+
+
 def mss_of(made: socket.socket) -> int:
     """The largest segment that this end of a connection sends."""
     return int(struct.unpack("i", made.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 4))[0])
