@@ -40,11 +40,12 @@ demo: $(READY) $(GRPCURL) ## show packets of a tenant through its router, which 
 down: ## end what `make up` started; leaves nothing behind
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m lab down; else echo "There was no lab."; fi
 
-test: $(READY) ## run all tests that this machine can run (installs RabbitMQ from the distribution when root)
-	@$(BIN)/python -m lab rabbitmq
+test: $(READY) ## run all tests that this machine can run (root: also those of packets; installs what they need from the distribution)
+	@$(BIN)/python -m lab programs
 	@$(BIN)/pytest
 
 test-openstack: $(READY) ## run the system against a real OpenStack control plane (../shared/openstack-rig, up in four minutes)
+	@$(BIN)/python -m lab programs
 	@$(BIN)/pytest tests/openstack --timeout 1800
 
 bench: $(READY) ## measure; writes bench/results/*.json and the table in docs/bench.md

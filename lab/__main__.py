@@ -1,4 +1,4 @@
-"""`python -m lab up|down|demo|supervise|node|rabbitmq`: what the Makefile's targets call."""
+"""`python -m lab up|down|demo|supervise|node|programs`: what the Makefile's targets call."""
 
 import argparse
 import asyncio
@@ -31,7 +31,9 @@ def main() -> int:
     commands.add_parser("demo", help="show packets of a tenant through its router; brings the lab up when it is not")
     commands.add_parser("supervise", help="run in the foreground what a plan says; `up` calls this")
     commands.add_parser("node", help="run the lab's RabbitMQ node in the foreground; `supervise` calls this")
-    commands.add_parser("rabbitmq", help="install RabbitMQ from the distribution where it is missing and we may")
+    commands.add_parser(
+        "programs", help="install what tests need from the distribution, where it is missing and we may"
+    )
     arguments = parser.parse_args()
     layout = Layout.default()
     console = Console()
@@ -45,8 +47,10 @@ def main() -> int:
         elif arguments.command == "demo":
             os.environ.pop(MARK, None)
             demo.run(layout, console, ready_for_demo(layout, console))
-        elif arguments.command == "rabbitmq":
-            console.print("RabbitMQ is installed" if packages.ensure_rabbitmq() else "there is no RabbitMQ here")
+        elif arguments.command == "programs":
+            missing = packages.ensure_machine_programs()
+            missing += [] if packages.ensure_rabbitmq() else ["rabbitmq-server"]
+            console.print(f"missing here: {', '.join(missing)}" if missing else "All programs are installed.")
         elif arguments.command == "node":
             return node.run(layout)
         else:
