@@ -66,6 +66,7 @@ def bgp_file(state: State) -> str:
         text += f"""\
 protocol kernel kernel{version} {{
   metric {METRIC};
+  graceful restart;
   ipv{version} {{ import none; export where source = RTS_BGP; }};
 }}
 protocol static announced{version} {{
@@ -118,6 +119,7 @@ protocol bgp upstream{number} {{
 {own or f"  local as {int(asn)};{chr(10)}"}  neighbor {address} as {int(neighbor["asn"])};
 {place}  direct;
   graceful restart;
+  connect delay time 1;
   error wait time 60, 600;
   ipv{version} {{
     import filter taught{version};
