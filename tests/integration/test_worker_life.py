@@ -101,6 +101,42 @@ async def test_a_floating_ip_comes_and_goes(bench: Bench) -> None:
     await bench.until_idle(made)
 
 
+async def test_ports_of_a_floating_ip_are_forwarded_and_no_more(bench: Bench) -> None:
+    made = await bench.configured()
+    net = made.connection.network
+    external = await do(net.find_network, EXTERNAL_NETWORK)
+    port = await do(net.create_port, network_id=made.network_id)
+    floating = await do(net.create_ip, floating_network_id=external.id)
+    path = f"/floatingips/{floating.id}/port_forwardings"
+
+    async def forward(**ports: Any) -> str:
+        body = {"protocol": "tcp", "internal_port_id": port.id, **ports}
+        answer = await do(net.post, path, json={"port_forwarding": body})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["port_forwarding"]["id"])
+
+    one = await forward(internal_port=22, external_port=2222)
+    bench.cloud.calls.reset()
+    bench.deliver(made, Action.UPDATE)
+    await bench.until_idle(made)
+    # As many as without: one in the listing of floating IPs costs nothing.
+    assert bench.cloud.calls.total() + 2 <= 8
+    (seen,) = bench.appliance_configuration(made)["port_forwardings"]
+    assert (seen["floating_ip"], seen["external_port"], seen["internal_port"]) == (
+        floating.floating_ip_address, 2222, 22,
+    )  # fmt: skip
+    await forward(internal_port_range="90:95", external_port_range="9090:9095")
+    await do(net.delete, f"{path}/{one}")
+    bench.deliver(made, Action.UPDATE)
+    await bench.until_idle(made)
+    (seen,) = bench.appliance_configuration(made)["port_forwardings"]
+    assert (seen["external_port"], seen["external_port_end"], seen["internal_port_end"]) == (9090, 9095, 95)
+    await do(net.delete_port, port.id)
+    bench.deliver(made, Action.UPDATE)
+    await bench.until_idle(made)
+    assert bench.appliance_configuration(made)["port_forwardings"] == []
+
+
 async def test_an_instance_of_the_tenant_gets_its_address_from_the_appliance(bench: Bench) -> None:
     made = await bench.configured()
     port = await do(made.connection.network.create_port, network_id=made.network_id)
