@@ -239,9 +239,12 @@ class Appliance:
             try:
                 if await service.commit(state):
                     changed.append(service.name)
-            except BackendError as error:
+            except Exception as error:
+                # Whatever it is: half of a configuration must not stay.
+                if not isinstance(error, BackendError):
+                    _log.exception("%s failed in an unexpected way", service.name)
                 restored = await self._roll_back(committed)
-                raise CommitFailed(service.name, str(error), restored) from error
+                raise CommitFailed(service.name, str(error) or repr(error), restored) from error
         return changed
 
     async def _check(self, states: list[State]) -> None:
@@ -260,15 +263,16 @@ class Appliance:
         for service in reversed(committed):
             try:
                 await service.roll_back()
-            except BackendError:
+            except Exception:
                 _log.exception("%s cannot be rolled back", service.name)
                 restored = False
         return restored
 
     async def _remember(self, remembered: Remembered) -> None:
         remembered = replace(remembered, interfaces=dict(self._names.names))
-        await self._store.save(remembered)
-        self._remembered = remembered
+        if remembered != self._remembered:
+            await self._store.save(remembered)
+            self._remembered = remembered
         self._refresh()
 
     def _refresh(self) -> None:

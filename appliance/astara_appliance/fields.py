@@ -146,6 +146,14 @@ AutonomousSystem = Annotated[int, Field(ge=1, le=4294967294)]
 """An AS number (RFC 6793)."""
 
 
+def is_of_host(address: str) -> bool:
+    """Whether one host may have an address: no multicast, loopback, unspecified or reserved one."""
+    if ":" in address:
+        return address not in ("::", "::1") and not address.startswith("ff")
+    first = int(address.partition(".")[0])
+    return 0 < first < 224 and first != 127
+
+
 def version_of(value: str) -> int:
     """4 or 6 for an address or network of the types above."""
     return 6 if ":" in value else 4

@@ -16,7 +16,7 @@ from router_world import (
     wanted,
 )
 
-from lab.appliance_machine import MANAGEMENT_MAC, Hosts, Machine, pings
+from lab.appliance_machine import MANAGEMENT_MAC, Hosts, Machine, eventually, pings
 
 
 async def test_devices_are_called_by_the_names_that_the_api_tells(appliance: Machine) -> None:
@@ -41,6 +41,17 @@ async def test_a_name_that_another_device_has_is_taken_back(appliance: Machine) 
     }
     await appliance.until(lambda status: status["digest"] is not None)
     assert addresses(appliance, "ge2") == {f"{INSIDE}/24", f"{INSIDE6}/64", "fe80::a9fe:a9fe/128"}
+
+
+async def test_an_interface_that_somebody_renames_gets_its_name_back(appliance: Machine, hosts: Hosts) -> None:
+    await plugged(appliance, "ext", "private")
+    host = tenant(hosts)
+    await appliance.push(wanted(appliance))
+    appliance.vm.ip("link", "set", "ge2", "down")
+    appliance.vm.ip("link", "set", "ge2", "name", "ens9")
+    assert eventually(lambda: "ens9" not in appliance.vm.ip("link"))
+    assert eventually(lambda: f"{INSIDE}/24" in addresses(appliance, "ge2"))
+    assert pings(host, INSIDE)
 
 
 @pytest.mark.parametrize("network_name", ["private", "ext"])

@@ -2,13 +2,14 @@
 
 import json
 
-import pytest
 from router_world import (
     GATEWAY,
     GATEWAY6,
     HOST,
     HOST6,
     INSIDE,
+    OUTSIDE,
+    OUTSIDE6,
     network,
     plugged,
     routes,
@@ -142,14 +143,24 @@ async def test_host_routes_are_followed_where_they_can_be(appliance: Machine, ho
     assert pings(host, FAR)
 
 
-@pytest.mark.parametrize("nexthop", ["10.9.9.9", "fd00:9::9", INSIDE, "fe80::9"])
-async def test_a_next_hop_that_is_no_neighbour_is_refused_by_field(appliance: Machine, nexthop: str) -> None:
+async def test_next_hops_that_are_no_neighbours_and_gateways_that_are_no_other_hosts_are_refused_by_field(
+    appliance: Machine,
+) -> None:
     await plugged(appliance, "ext", "private")
-    destination = "2001:db8:ff::/64" if ":" in nexthop else "198.51.100.0/24"
     good = {"destination": "192.0.2.0/24", "nexthop": "10.0.0.20"}
-    extra = [good, {"destination": destination, "nexthop": nexthop}]
-    code, problem = await appliance.try_push(wanted(appliance, static_routes=extra))
-    assert (code, [error["field"] for error in problem["errors"]]) == (422, ["static_routes[1].nexthop"])
+    for nexthop in ("10.9.9.9", "fd00:9::9", INSIDE, "fe80::9", "10.0.0.255"):
+        bad = {"destination": "2001:db8:ff::/64" if ":" in nexthop else "198.51.100.0/24", "nexthop": nexthop}
+        code, problem = await appliance.try_push(wanted(appliance, static_routes=[good, bad]))
+        assert (code, [error["field"] for error in problem["errors"]]) == (422, ["static_routes[1].nexthop"]), nexthop
+    for field, gateway in (
+        ("default_v4_gateway", "224.0.0.1"),
+        ("default_v4_gateway", "172.24.4.255"),
+        ("default_v4_gateway", OUTSIDE),
+        ("default_v6_gateway", "ff02::1"),
+        ("default_v6_gateway", OUTSIDE6),
+    ):
+        code, problem = await appliance.try_push(wanted(appliance, **{field: gateway}))
+        assert (code, [error["field"] for error in problem["errors"]]) == (422, [field]), gateway
     assert routes(appliance) == set()
 
 

@@ -9,6 +9,7 @@ confirm, or failed to change, is unknown, and applied anew from what the machine
 import asyncio
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from .effect import Effect, Machine
 from .links import Links
 from .probe import Prober
 from .rtnetlink import Rtnetlink
+
+_log = logging.getLogger(__name__)
 
 
 class Counters(Protocol):
@@ -84,8 +87,11 @@ class LinuxBackend:
         """Believe the notes that their effects confirm."""
         for service, effect in self._effects.items():
             recorded = self._noted(service)
-            if recorded is not None and await effect.adopt(recorded):
-                self._take(service, recorded)
+            try:
+                if recorded is not None and await effect.adopt(recorded):
+                    self._take(service, recorded)
+            except BackendError as error:
+                _log.warning("what is in effect for %s is not known: %s", service, error)
 
     def read(self, service: str) -> State | None:
         """What is in effect; None when it is not known."""

@@ -121,7 +121,7 @@ class InterfacesEffect:
         for name, device in self._links.devices().items():
             if name != MANAGEMENT:
                 wanted = _addresses(device.ifindex, state.get(name))
-                there = {one for one in present.get(device.ifindex, ()) if one in wanted or not _is_kernels(one)}
+                there = {one for one in present.get(device.ifindex, ()) if not _is_kernels(one) or one in wanted}
                 changes.append(_Change(device, state.get(name), there, wanted))
         return changes
 
@@ -153,13 +153,14 @@ class InterfacesEffect:
         added = [address for change in changes for address in change.added]
         removed = [address for change in changes for address in change.removed]
         hosts = {address.packed for address in added}
-        first = [address for address in removed if _moves(address, added, hosts)]
-        last = [address for address in removed if not _moves(address, added, hosts)]
+        stays = {(address.ifindex, address.packed) for address in added if len(address.packed) == 4}
+        # What appears elsewhere goes first, and with another prefix, too, if it is IPv6, which has an address once.
+        first = {one for one in removed if one.packed in hosts and (one.ifindex, one.packed) not in stays}
         await self._rtnetlink.send(
             [
-                *map(remove_address, first),
-                *map(add_address, added),
-                *map(remove_address, last),
+                *(remove_address(address) for address in removed if address in first),
+                *(add_address(address) for address in added),
+                *(remove_address(address) for address in removed if address not in first),
             ]
         )
 
@@ -175,15 +176,6 @@ def _addresses(ifindex: int, facts: dict[str, Any] | None) -> list[Address]:
 def _is_kernels(address: Address) -> bool:
     """Whether it is a link-local address such as the kernel gives every interface that is up."""
     return len(address.packed) == 16 and address.packed[:8] == b"\xfe\x80" + bytes(6) and address.length == 64
-
-
-def _moves(address: Address, added: list[Address], hosts: set[bytes]) -> bool:
-    """Whether it appears elsewhere, or with another prefix: IPv6 must have lost it before."""
-    if address.packed not in hosts:
-        return False
-    return len(address.packed) == 16 or all(
-        one.ifindex != address.ifindex for one in added if one.packed == address.packed
-    )
 
 
 def _costs_routes(change: _Change) -> bool:

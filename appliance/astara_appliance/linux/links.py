@@ -7,6 +7,7 @@ same MAC and another index, and nothing of what was set up on it is left.
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import struct
@@ -15,9 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink import NLM_F_DUMP_INTR
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from ..backend import BackendError, Link
+from .rtnetlink import attributes
 
 _ETHERNET = 1
 _UP = 1
@@ -26,9 +29,14 @@ _PLUGGED_KINDS = (None, "veth")
 _RTMGRP_LINK = 1
 _RTM_NEWLINK = 16
 _QUEUE = 2**20
+_PAUSE = 1.0
 # Inside a message's header and ifinfomsg (rtnetlink(7)); a multicast datagram holds one message.
 _KIND = struct.Struct("=4xH")
 _INDEX = struct.Struct("=20xi")
+_LINK_ATTRIBUTES = 32
+_IFLA_IFNAME = 3
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,9 @@ class Links:
         # A netlink socket carries one dump at a time.
         self._turn = asyncio.Lock()
         self._devices: dict[str, Device] = {}
+        self._names: Mapping[str, str] = {}
         self._named: frozenset[tuple[int, str]] | None = None
+        self._told: frozenset[tuple[int, str]] = frozenset()
         self._has_renamed = False
 
     async def open(self) -> None:
@@ -71,6 +81,7 @@ class Links:
             raise BackendError(f"the kernel's interfaces cannot be watched: {error.strerror}") from error
         self._netlink = AsyncIPRoute()
         await self.refresh()
+        self._told = self._identities()
 
     def close(self) -> None:
         """Hear no more; nothing is changed."""
@@ -99,6 +110,7 @@ class Links:
         `BackendError`.
         """
         await self.refresh()
+        self._names = dict(names)
         wanted = {device.ifindex: names[device.mac] for device in self._plugged() if device.mac in names}
         await self._rename(wanted)
         former, self._named = self._named, self._identities()
@@ -115,27 +127,37 @@ class Links:
         if device is None:
             raise BackendError(f"{name} is not plugged")
         await self._set(device, **attributes)
-        self._devices[name] = replace(
-            device,
-            mtu=attributes.get("mtu", device.mtu),
-            is_up={"up": True, "down": False}.get(attributes.get("state", ""), device.is_up),
-            alias=attributes.get("ifalias", device.alias),
-        )
+        now = self.device(name)
+        if now is not None and now.ifindex == device.ifindex:
+            self._devices[name] = replace(
+                now,
+                mtu=attributes.get("mtu", now.mtu),
+                is_up={"up": True, "down": False}.get(attributes.get("state", ""), now.is_up),
+                alias=attributes.get("ifalias", now.alias),
+            )
 
     async def watch(self, changed: Callable[[], Awaitable[None]]) -> None:
-        """Await `changed` whenever other interfaces are plugged than before, until cancelled."""
+        """Await `changed` whenever other interfaces are plugged than it was told of, or bear other names.
+
+        Until cancelled. What was plugged since `open` counts.
+        """
         assert self._monitor is not None  # noqa: S101 - `open` came first
         heard = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._monitor, self._hear, heard)
         try:
-            seen = self._identities()
             while True:
                 await heard.wait()
                 heard.clear()
-                await self.refresh()
-                if seen != (now := self._identities()):
-                    seen = now
+                try:
+                    await self.refresh()
+                except BackendError as error:
+                    _log.error("%s; another try in %g s", error, _PAUSE)
+                    await asyncio.sleep(_PAUSE)
+                    heard.set()
+                    continue
+                if self._told != (now := self._identities()) or self._is_misnamed():
+                    self._told = now
                     await changed()
         finally:
             loop.remove_reader(self._monitor)
@@ -143,7 +165,12 @@ class Links:
     # The kernel
 
     def _hear(self, news: asyncio.Event) -> None:
-        """Take what the monitor has; what only tells of changes to a known interface (often our own) is no news."""
+        """Take what the monitor has; most of it tells of our own changes to interfaces that were told of: no news.
+
+        What was found since by a look of somebody else is news here: `changed` has not heard of it.
+        """
+        told = {index for index, _ in self._told}
+        names = {device.ifindex: device.name for device in self._devices.values()}
         assert self._monitor is not None  # noqa: S101 - `open` came first
         while True:
             try:
@@ -157,17 +184,25 @@ class Links:
                 news.set()
                 continue
             kind, index = _KIND.unpack_from(message)[0], _INDEX.unpack_from(message)[0]
-            if kind != _RTM_NEWLINK or all(device.ifindex != index for device in self._devices.values()):
+            name = dict(attributes(message, _LINK_ATTRIBUTES)).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode()
+            if kind != _RTM_NEWLINK or index not in told or names.get(index) != name:
                 news.set()
 
     async def refresh(self) -> None:
         """Read anew what is plugged and how it is set. Raises `BackendError`."""
         assert self._netlink is not None  # noqa: S101 - `open` came first
-        try:
-            async with self._turn:
-                messages = [message async for message in await self._netlink.link("dump")]
-        except (NetlinkError, OSError) as error:
-            raise BackendError(f"the kernel's interfaces cannot be read: {_words(error)}") from error
+        messages: list[Any] = []
+        is_torn = True
+        async with self._turn:
+            while is_torn:
+                try:
+                    messages = [message async for message in await self._netlink.link("dump")]
+                except NetlinkDumpInterrupted:
+                    continue
+                except (NetlinkError, OSError) as error:
+                    raise BackendError(f"the kernel's interfaces cannot be read: {_words(error)}") from error
+                # Something was plugged while the kernel counted: some may be missing.
+                is_torn = any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages)
         self._devices = {(device := _device(message)).name: device for message in messages}
 
     def _plugged(self) -> list[Device]:
@@ -176,6 +211,9 @@ class Links:
             if device.is_plugged:
                 first.setdefault(device.mac, device)
         return list(first.values())
+
+    def _is_misnamed(self) -> bool:
+        return any(self._names.get(device.mac, device.name) != device.name for device in self._plugged())
 
     def _identities(self) -> frozenset[tuple[int, str]]:
         return frozenset((device.ifindex, device.mac) for device in self._plugged())

@@ -156,7 +156,8 @@ class Prober:
         return _ECHO.pack(_REQUEST[version], 0, checksum(head), self._identity, self._sequence)
 
     def _hear(self, version: int, own: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
+        # Until there is no more; what is wrong with an interface shows in the next round.
+        with contextlib.suppress(OSError):
             while True:
                 packet, sender = own.recvfrom(2048)
                 # IPv4's own header comes with it.

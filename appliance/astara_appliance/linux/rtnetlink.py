@@ -267,8 +267,8 @@ class Rtnetlink:
         for kind, body in self._dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)):
             if kind == _NEWADDR:
                 _, length, _, _, index = _ADDRESS.unpack_from(body)
-                attributes = dict(_attributes(body, _ADDRESS.size))
-                found.add(Address(index, attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS], length))
+                values = dict(attributes(body, _ADDRESS.size))
+                found.add(Address(index, values.get(_IFA_LOCAL) or values[_IFA_ADDRESS], length))
         return found
 
     def _routes(self, wanted: int) -> set[Route]:
@@ -277,7 +277,7 @@ class Rtnetlink:
             for kind, body in self._dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, wanted, PROTOCOL, 0, 0, 0)):
                 _, length, _, _, table, protocol, _, _, flags = _ROUTE.unpack_from(body)
                 if kind == _NEWROUTE and table == wanted and protocol == PROTOCOL:
-                    found.add(_route(family, length, flags, table, dict(_attributes(body, _ROUTE.size))))
+                    found.add(_route(family, length, flags, table, dict(attributes(body, _ROUTE.size))))
         return found
 
     def _has_neighbour(self, nexthop: Nexthop) -> bool:
@@ -309,7 +309,8 @@ def _messages(parcel: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         at += (length + 3) & ~3
 
 
-def _attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+def attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Number and value of each attribute behind the first `at` bytes."""
     while at + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, at)
         yield kind & 0x3FFF, body[at + _ATTRIBUTE.size : at + length]
@@ -323,7 +324,7 @@ def _attribute(kind: int, value: bytes) -> bytes:
 def _complaint(code: int, flags: int, body: bytes) -> str:
     """The kernel's own words where it has some: attribute 1 behind the capped copy of the request's header."""
     if flags & _TOLD and flags & _CAPPED:
-        words = dict(_attributes(body, _SIGNED.size + _HEADER.size)).get(1, b"").rstrip(b"\0")
+        words = dict(attributes(body, _SIGNED.size + _HEADER.size)).get(1, b"").rstrip(b"\0")
         if words:
             return words.decode(errors="replace").rstrip(".")
     return os.strerror(code)
@@ -338,20 +339,20 @@ def _address_body(address: Address) -> bytes:
 def _route_body(route: Route) -> bytes:
     family = _FAMILIES[len(route.destination)]
     flags = scope = 0
-    attributes = _attribute(_RTA_PRIORITY, _NUMBER.pack(METRIC))
+    packed = _attribute(_RTA_PRIORITY, _NUMBER.pack(METRIC))
     if route.length:
-        attributes += _attribute(_RTA_DST, route.destination)
+        packed += _attribute(_RTA_DST, route.destination)
     if len(route.nexthops) == 1:
         (nexthop,) = route.nexthops
         if nexthop.packed:
             flags = _ONLINK if nexthop.is_onlink else 0
-            attributes += _attribute(_RTA_GATEWAY, nexthop.packed)
+            packed += _attribute(_RTA_GATEWAY, nexthop.packed)
         else:
             scope = _LINK_SCOPE
-        attributes += _attribute(_RTA_OIF, _SIGNED.pack(nexthop.ifindex))
+        packed += _attribute(_RTA_OIF, _SIGNED.pack(nexthop.ifindex))
     elif route.nexthops:
-        attributes += _attribute(_RTA_MULTIPATH, b"".join(map(_nexthop_body, sorted(route.nexthops))))
-    return _ROUTE.pack(family, route.length, 0, 0, route.table, PROTOCOL, scope, _UNICAST, flags) + attributes
+        packed += _attribute(_RTA_MULTIPATH, b"".join(map(_nexthop_body, sorted(route.nexthops))))
+    return _ROUTE.pack(family, route.length, 0, 0, route.table, PROTOCOL, scope, _UNICAST, flags) + packed
 
 
 def _nexthop_body(nexthop: Nexthop) -> bytes:
@@ -360,19 +361,19 @@ def _nexthop_body(nexthop: Nexthop) -> bytes:
     return _NEXTHOP.pack(_NEXTHOP.size + len(gateway), flags, 0, nexthop.ifindex) + gateway
 
 
-def _route(family: int, length: int, flags: int, table: int, attributes: dict[int, bytes]) -> Route:
-    destination = attributes.get(_RTA_DST) or bytes(4 if family == socket.AF_INET else 16)
-    return Route(destination, length, frozenset(_nexthops(flags, attributes)), table)
+def _route(family: int, length: int, flags: int, table: int, values: dict[int, bytes]) -> Route:
+    destination = values.get(_RTA_DST) or bytes(4 if family == socket.AF_INET else 16)
+    return Route(destination, length, frozenset(_nexthops(flags, values)), table)
 
 
-def _nexthops(flags: int, attributes: dict[int, bytes]) -> Iterable[Nexthop]:
-    if (several := attributes.get(_RTA_MULTIPATH)) is not None:
+def _nexthops(flags: int, values: dict[int, bytes]) -> Iterable[Nexthop]:
+    if (several := values.get(_RTA_MULTIPATH)) is not None:
         at = 0
         while at < len(several):
             size, own_flags, _, index = _NEXTHOP.unpack_from(several, at)
-            inner = dict(_attributes(several[at : at + size], _NEXTHOP.size))
+            inner = dict(attributes(several[at : at + size], _NEXTHOP.size))
             yield Nexthop(index, inner.get(_RTA_GATEWAY, b""), bool(own_flags & _ONLINK))
             at += (size + 3) & ~3
-    elif _RTA_OIF in attributes:
-        index = _SIGNED.unpack(attributes[_RTA_OIF])[0]
-        yield Nexthop(index, attributes.get(_RTA_GATEWAY, b""), bool(flags & _ONLINK))
+    elif _RTA_OIF in values:
+        index = _SIGNED.unpack(values[_RTA_OIF])[0]
+        yield Nexthop(index, values.get(_RTA_GATEWAY, b""), bool(flags & _ONLINK))

@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_interface
 from typing import ClassVar
 
 from ..backend import State
-from ..fields import version_of
+from ..fields import is_of_host, version_of
 from ..interfaces import MANAGEMENT
 from ..models import Configuration, Network
 from ..validation import FieldError
@@ -21,6 +21,9 @@ METADATA_LINK_LOCAL = "fe80::a9fe:a9fe"
 
 MINIMUM_V6_MTU = 1280
 """Bytes; Linux runs no IPv6 on an interface with less (RFC 8200, section 5)."""
+
+
+_NO_HOSTS = "is not an address that a host may have"
 
 
 class Interfaces(RecordedService):
@@ -52,6 +55,13 @@ class Interfaces(RecordedService):
                 errors.append(FieldError(f"{place}.ifname", f"is the interface of networks[{taken[name]}]"))
             else:
                 errors += _mtu_errors(index, network, by_name[name].max_mtu)
+            errors += _address_errors(index, network)
+        for kind in ("floating_ips", "port_forwardings"):
+            errors += [
+                FieldError(f"{kind}[{index}].floating_ip", _NO_HOSTS)
+                for index, item in enumerate(getattr(configuration, kind))
+                if not is_of_host(item.floating_ip)
+            ]
         return errors
 
     def render(self, configuration: Configuration) -> State:
@@ -81,6 +91,15 @@ class Interfaces(RecordedService):
 def mtu_of(network: Network) -> int:
     """Bytes; the interface's own MTU goes before its network's."""
     return network.interface.mtu or network.mtu or 1500
+
+
+def _address_errors(index: int, network: Network) -> Iterable[FieldError]:
+    for position, address in enumerate(network.interface.addresses):
+        place = f"networks[{index}].interface.addresses[{position}]"
+        if not is_of_host(address.partition("/")[0]):
+            yield FieldError(place, _NO_HOSTS)
+        elif address.endswith("/0"):
+            yield FieldError(place, "a prefix length of at least 1 is expected")
 
 
 def _mtu_errors(index: int, network: Network, most: int) -> Iterable[FieldError]:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import ClassVar, NamedTuple
 
 from ..backend import State
-from ..fields import version_of
+from ..fields import is_of_host, version_of
 from ..interfaces import InterfaceNames
 from ..models import Configuration, Network
 from ..validation import FieldError
@@ -34,15 +34,19 @@ class Routes(RecordedService):
     name: ClassVar[str] = "routes"
 
     def validate(self, configuration: Configuration) -> list[FieldError]:
-        """An extra route's next hop is a neighbour, and nobody but the appliance has the appliance's addresses."""
+        """Gateways and the next hops of extra routes are other hosts, and these are neighbours."""
         connected = _connected(configuration, self._names)
         own = _own(configuration)
         errors = []
+        for field in ("default_v4_gateway", "default_v6_gateway"):
+            gateway = getattr(configuration, field)
+            if gateway is not None and (gateway in own or not is_of_host(gateway) or _is_broadcast(gateway, connected)):
+                errors.append(FieldError(field, "is not the address of another host"))
         for index, route in enumerate(configuration.static_routes):
             field = f"static_routes[{index}].nexthop"
             if route.nexthop in own:
                 errors.append(FieldError(field, "is an address of the appliance itself"))
-            elif _towards(route.nexthop, connected) is None:
+            elif _towards(route.nexthop, connected) is None or _is_broadcast(route.nexthop, connected):
                 errors.append(FieldError(field, "is on no connected subnet"))
         return errors
 
@@ -51,7 +55,11 @@ class Routes(RecordedService):
         if not configuration.networks:
             return {}
         connected = _connected(configuration, self._names)
-        outside = [self._names.of(network.interface) for network in configuration.networks_of("external")]
+        outside = [
+            self._names.of(network.interface)
+            for network in configuration.networks_of("external")
+            if network.interface.state == "up"
+        ]
         gateways = (configuration.default_v4_gateway, configuration.default_v6_gateway)
         extra = [(route.destination, route.nexthop) for route in configuration.static_routes]
         defaults = [(_DEFAULTS[version_of(gateway)], gateway) for gateway in gateways if gateway is not None]
@@ -89,7 +97,7 @@ def _host_routes(configuration: Configuration) -> list[tuple[str, str]]:
         for network in configuration.networks_of("internal")
         for subnet in network.subnets
         for route in subnet.host_routes
-        if route.nexthop not in own and route.destination not in _DEFAULTS.values()
+        if route.nexthop not in own and is_of_host(route.nexthop) and route.destination not in _DEFAULTS.values()
     ]
 
 
@@ -127,9 +135,19 @@ def _towards(nexthop: str, connected: list[_Connected]) -> _Connected | None:
     return max(found, key=lambda one: (one.has_address, one.cidr.prefixlen), default=None)
 
 
+def _is_broadcast(nexthop: str, connected: list[_Connected]) -> bool:
+    """Whether an IPv4 address is all hosts of a connected network; a /31 has none such (RFC 3021)."""
+    if version_of(nexthop) == 6:
+        return False
+    address = ip_address(nexthop)
+    return any(one.cidr.prefixlen < 31 and address == one.cidr.broadcast_address for one in connected)
+
+
 def _route(destination: str, nexthop: str, connected: list[_Connected], fallback: list[str]) -> list[State]:
     """The route as a list; it goes over the first of `fallback` when its next hop is on none of those networks."""
     towards = _towards(nexthop, connected)
+    if _is_broadcast(nexthop, connected):
+        return []
     if towards is not None and (not fallback or towards.ifname in fallback):
         ifname, is_onlink = towards.ifname, not towards.has_address
     elif fallback:
