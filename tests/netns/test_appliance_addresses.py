@@ -1,6 +1,7 @@
 """Addresses, MTU and state of interfaces, as the kernel and the neighbours see them."""
 
 import json
+
 from router_world import (
     HOST,
     HOST6,
