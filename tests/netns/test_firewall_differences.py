@@ -78,7 +78,7 @@ def twice(first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, Any]]
     return [first, second]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(CONFIGURATIONS, min_size=2, max_size=5))
 @example(
     twice(
