@@ -44,7 +44,7 @@ test: $(READY) ## run all tests that this machine can run (root: also those of p
 	@$(BIN)/python -m lab programs
 	@$(BIN)/pytest
 
-test-openstack: $(READY) ## run the system against a real OpenStack control plane (../shared/openstack-rig, up in four minutes)
+test-openstack: $(READY) ## a real OpenStack (../shared/openstack-rig) boots machines of namespaces; a day of a user, seen by packets (root)
 	@$(BIN)/python -m lab programs
 	@$(BIN)/pytest tests/openstack --timeout 1800
 

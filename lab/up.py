@@ -70,11 +70,12 @@ def ready_for_demo(layout: Layout, console: Console) -> list[tenants.TenantRoute
 
 def down(layout: Layout, console: Console) -> None:
     """End every process of the lab and remove its folder."""
+    was_there = layout.home.exists()
     ours = processes.recorded(layout.supervisor)
     if ours is not None:
         processes.end([ours], grace=STOP_SECONDS)
     left = _clear(layout)
-    if ours is None and not left:
+    if not was_there and not left:
         console.print("There was no lab.")
     else:
         console.print(f"The lab is down{f'; {left} leftover processes were ended' if left else ''}.")

@@ -195,6 +195,10 @@ class Hypervisor:
         """The host outside; it is there once a network was given an `outside`."""
         return Outside(self._fabric).internet
 
+    def upstream(self) -> Namespace:
+        """The router outside; as `internet`."""
+        return Outside(self._fabric).router
+
     def clear(self) -> None:
         """Destroy all machines and everything else that is plugged in; an empty hypervisor is left."""
         for path in list(self._machines.iterdir()):

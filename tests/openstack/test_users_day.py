@@ -1,31 +1,21 @@
-"""A user's day on a real OpenStack: what `openstack` commands do to routers, and what Astara makes of it."""
+"""A user's day on a real OpenStack: what `openstack` commands do to routers, seen by packets of the user's hosts."""
 
 import os
 import signal
-from typing import Any
+
+from rig_cloud import Host, RealCloud
+
+from lab.hypervisor.outside import INTERNET
 
 
-def _networks(configuration: dict[str, Any] | None, kind: str) -> set[str]:
-    return {n["network_id"] for n in (configuration or {}).get("networks", []) if n["network_type"] == kind}
-
-
-def _addresses(configuration: dict[str, Any] | None, network_id: str) -> set[str]:
-    for network in (configuration or {}).get("networks", []):
-        if network["network_id"] == network_id:
-            return set(network["interface"]["addresses"])
-    return set()
-
-
-def test_a_users_day_ends_with_every_change_pushed_and_nothing_left(real_cloud: Any) -> None:
+def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: RealCloud) -> None:
     cloud, client, until = real_cloud, real_cloud.client, real_cloud.until
     orchestrator = cloud.start_orchestrator()
     until("the operator API answers", lambda: cloud.api("/v1/workers"))
 
-    print("\ntwo routers in one tenant")
+    print("\ntwo routers in one tenant, and hosts behind them")
     net1 = client("network", "create", "net1")["id"]
-    client(
-        "subnet", "create", "sub1", "--network", "net1", "--subnet-range", "10.1.0.0/24", "--dns-nameserver", "9.9.9.9"
-    )
+    client("subnet", "create", "sub1", "--network", "net1", "--subnet-range", "10.1.0.0/24")
     r1 = client("router", "create", "r1")["id"]
     client("router", "set", "r1", "--external-gateway", "rig-external")
     client("router", "add", "subnet", "r1", "sub1")
@@ -33,97 +23,153 @@ def test_a_users_day_ends_with_every_change_pushed_and_nothing_left(real_cloud: 
     client("subnet", "create", "sub2", "--network", "net2", "--subnet-range", "10.2.0.0/24")
     r2 = client("router", "create", "r2")["id"]
     client("router", "add", "subnet", "r2", "sub2")
-    until("r1 serves net1 and its gateway", lambda: (
-        _networks(cloud.configuration(r1), "internal") == {net1}
-        and _networks(cloud.configuration(r1), "external") == {cloud.external}
-    ))  # fmt: skip
-    until("r2 serves net2", lambda: _networks(cloud.configuration(r2), "internal") == {net2})
-    assert "10.1.0.1/24" in _addresses(cloud.configuration(r1), net1)
-    assert cloud.configuration(r1)["networks"][-1]["subnets"][0]["dns_nameservers"] == ["9.9.9.9"]
-    assert len(cloud.servers()) == 2
+    web, db, far = cloud.boot({"web": net1, "db": net1, "far": net2})
+    first = until("r1 is configured", lambda: cloud.server_of(r1))
+    until("r2 is configured", lambda: cloud.server_of(r2))
 
-    print("a port and a floating IP")
-    port = client("port", "create", "vm", "--network", "net1", "--fixed-ip", "subnet=sub1,ip-address=10.1.0.55")["id"]
-    until("r1 serves its address", lambda: any(
-        "10.1.0.55" in allocation["ip_addresses"]
-        for network in (cloud.configuration(r1) or {"networks": []})["networks"]
-        for allocation in network["address_allocations"]
-    ))  # fmt: skip
+    print("addresses by DHCP, metadata of the right server")
+    for host in (web, db, far):
+        until(f"{host.name} has its metadata", lambda host=host: "metadata from" in cloud.console(host))
+        assert f"has {host.address}/24" in cloud.console(host)
+        assert f"instance {host.id}" in cloud.console(host)
+        assert host.run("hostname").startswith(host.name)
+
+    print("out by SNAT, and only where there is a gateway; tenants' networks are apart")
+    own = cloud.admin.network.get_router(r1).external_gateway_info["external_fixed_ips"]
+    snat = next(one["ip_address"] for one in own if ":" not in one["ip_address"])
+    until("the Internet sees r1 for web", lambda: web.seen_as() == snat)
+    assert web.pings(INTERNET[0])
+    assert web.pings(db.address)
+    assert far.asks() is None
+    assert not far.pings(web.address)
+    assert not web.pings(far.address)
+    assert cloud.internet_asks(web.address) is None
+
+    print("a floating IP")
+    port = next(cloud.user.network.ports(device_id=web.id)).id
     fip = client("floating", "ip", "create", "rig-external", "--port", port)
-    until("r1 translates", lambda: [f["fixed_ip"] for f in cloud.configuration(r1)["floating_ips"]] == ["10.1.0.55"])
-    assert cloud.configuration(r2)["floating_ips"] == []
+    floating = str(fip["floating_ip_address"])
+    until("the Internet reaches web", lambda: _name(cloud, floating) == "web")
+    until("and sees the floating IP", lambda: web.seen_as() == floating)
+    assert db.seen_as() == snat
+    hairpin = db.asks(floating)
+    assert hairpin is not None
+    assert hairpin["name"].startswith("web")
     client("floating", "ip", "unset", "--port", fip["id"])
-    until("r1 no longer translates", lambda: cloud.configuration(r1)["floating_ips"] == [])
+    until("web is hidden again", lambda: web.seen_as() == snat)
+    assert cloud.internet_asks(floating) is None
     client("floating", "ip", "set", "--port", port, fip["id"])
-    until("r1 translates again", lambda: len(cloud.configuration(r1)["floating_ips"]) == 1)
+    until("the Internet reaches web again", lambda: _name(cloud, floating) == "web")
 
     print("extra routes, both ways of setting them; the second is not announced by Neutron")
-    client("router", "set", "r1", "--route", "destination=192.0.2.0/24,gateway=10.1.0.55")
-    until("r1 has the route", lambda: len(cloud.configuration(r1)["static_routes"]) == 1)
-    client("router", "add", "route", "r1", "--route", "destination=198.51.100.0/24,gateway=10.1.0.55")
-    until("r1 has the silent route", lambda: len(cloud.configuration(r1)["static_routes"]) == 2)
+    for address in ("192.0.2.1/32", "198.51.100.1/32"):
+        db.run("ip", "address", "add", address, "dev", "lo")
+    client("router", "set", "r1", "--route", f"destination=192.0.2.0/24,gateway={db.address}")
+    until("web reaches what is behind db", lambda: web.pings("192.0.2.1"))
+    client("router", "add", "route", "r1", "--route", f"destination=198.51.100.0/24,gateway={db.address}")
+    until("by the silent route as well", lambda: web.pings("198.51.100.1"))
 
     print("a shared network, by port")
     shared = client("network", "create", "rig-shared", "--share", cloud="admin")["id"]
-    client("subnet", "create", "shared4", "--network", "rig-shared", "--subnet-range", "10.9.0.0/24", cloud="admin")
-    client("port", "create", "leg", "--network", "rig-shared")
+    client(
+        "subnet", "create", "shared4", "--network", "rig-shared", "--subnet-range", "10.9.0.0/24", "--gateway",
+        "10.9.0.254", "--host-route", "destination=10.1.0.0/24,gateway=10.9.0.1", cloud="admin",
+    )  # fmt: skip
+    tenant = ("--project", "rig-tenant", "--fixed-ip", "subnet=shared4,ip-address=10.9.0.1")
+    client("port", "create", "leg", "--network", "rig-shared", *tenant, cloud="admin")
     client("router", "add", "port", "r1", "leg")
-    until("r1 serves the shared network", lambda: _networks(cloud.configuration(r1), "internal") == {net1, shared})
+    (guest,) = cloud.boot({"guest": shared})
+    until("the guest has its metadata", lambda: f"instance {guest.id}" in cloud.console(guest))
+    until("the guest and web see each other", lambda: guest.pings(web.address) and web.pings(guest.address))
+    client("router", "remove", "port", "r1", "leg")
+    until("and no more", lambda: not guest.pings(web.address))
+    assert not web.pings(guest.address)
 
-    print("IPv6 subnets")
+    print("IPv6")
     gateway = client(
         "subnet", "create", "six", "--network", "net1", "--ip-version", "6", "--subnet-range", "2001:db8:1::/64",
         "--ipv6-ra-mode", "slaac", "--ipv6-address-mode", "slaac",
     )["gateway_ip"]  # fmt: skip
     client("router", "add", "subnet", "r1", "six")
-    until("r1 has its IPv6 address", lambda: f"{gateway}/64" in _addresses(cloud.configuration(r1), net1))
+    until("web has an address by router advertisement", lambda: "2001:db8:1:" in web.run("ip", "-6", "address"))
+    until("web reaches its router", lambda: web.pings(gateway))
+    until("web reaches db", lambda: web.pings(_six(db)))
+    up6 = next(one["ip_address"] for one in own if ":" in one["ip_address"])
+    cloud.hypervisor.upstream().ip("route", "add", "2001:db8:1::/64", "via", up6)
+    until("and the Internet", lambda: (web.asks(f"[{INTERNET[1]}]") or {}).get("you") == _six(web))
     client("router", "remove", "subnet", "r1", "six")
-    until("and loses it again", lambda: f"{gateway}/64" not in _addresses(cloud.configuration(r1), net1))
-
-    print("detach a network")
-    client("router", "remove", "port", "r1", "leg")
-    until("r1 lets go of the shared network", lambda: _networks(cloud.configuration(r1), "internal") == {net1})
+    until("the router is no more", lambda: not web.pings(gateway))
+    assert web.asks(f"[{INTERNET[1]}]") is None
 
     print("admin state down and up keeps the instance")
-    before = cloud.resource(r1)["instances"][0]["server_id"]
     client("router", "set", "r1", "--disable")
-    until("r1 stops forwarding", lambda: cloud.configuration(r1)["admin_state_up"] is False)
+    until("r1 forwards nothing", lambda: cloud.internet_asks(floating) is None and web.seen_as() is None)
     client("router", "set", "r1", "--enable")
-    until("r1 forwards", lambda: cloud.configuration(r1)["admin_state_up"] is True)
-    assert cloud.resource(r1)["instances"][0]["server_id"] == before
+    until("r1 forwards", lambda: _name(cloud, floating) == "web")
+    assert cloud.server_of(r1) == first
 
-    print("a router deleted while the workers do not run")
+    print("an appliance is rebooted through Nova, and goes on by itself")
+    cloud.admin.compute.reboot_server(first, "HARD")
+    until("the appliance boots again", lambda: cloud.hypervisor.console(first).count("boots as appliance") == 2)
+    until("packets flow again", lambda: _name(cloud, floating) == "web" and web.seen_as() == floating)
+    assert web.pings("192.0.2.1")
+    assert cloud.resource(r1)["instances"][0]["server_id"] == first
+
+    print("an appliance dies, and is replaced")
+    cloud.hypervisor.kill(first)
+    second = until("another instance is configured", lambda: (now := cloud.server_of(r1)) != first and now)
+    until("packets flow again", lambda: _name(cloud, floating) == "web" and web.seen_as() == floating)
+    assert db.seen_as() == snat
+    assert web.pings("198.51.100.1")
+
+    print("a router deleted while the workers do not run; packets of others go on")
     workers = cloud.worker_pids()
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
+    client("server", "delete", "--wait", "far")
     client("router", "remove", "subnet", "r2", "sub2")
     client("router", "delete", "r2")
+    assert _name(cloud, floating) == "web"
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
     until("r2's instance is gone", lambda: len(cloud.servers()) == 1)
-    until("r1 is still there", lambda: (cloud.resource(r1) or {}).get("state") == "configured")
-    assert cloud.resource(r1)["instances"][0]["server_id"] == before
+    until("r1 is still there", lambda: cloud.server_of(r1) == second)
 
-    print("a router deleted, and another made, while nothing of Astara runs")
+    print("a router deleted, and another made, while nothing of Astara runs; packets of others go on")
     cloud.stop(orchestrator)
     r3 = client("router", "create", "r3")["id"]
     client("router", "add", "subnet", "r3", "sub2")
     client("router", "set", "r1", "--no-route")
+    assert _name(cloud, floating) == "web"
     client("floating", "ip", "delete", fip["id"])
     cloud.start_orchestrator()
-    until("r3 serves net2", lambda: _networks(cloud.configuration(r3), "internal") == {net2})
-    until("r1 caught up", lambda: (
-        cloud.configuration(r1)["static_routes"] == [] and cloud.configuration(r1)["floating_ips"] == []
-    ))  # fmt: skip
-    assert cloud.resource(r1)["instances"][0]["server_id"] == before
+    (near,) = cloud.boot({"near": net2})
+    until("r3 serves a host", lambda: f"instance {near.id}" in cloud.console(near))
+    until("r1 caught up", lambda: web.seen_as() == snat)
+    assert not web.pings("192.0.2.1")
+    assert cloud.internet_asks(floating) is None
+    assert cloud.server_of(r1) == second
 
     print("delete everything")
-    client("port", "delete", port)
+    client("server", "delete", "--wait", "web", "db", "near", "guest")
     client("router", "unset", "r1", "--external-gateway")
     client("router", "remove", "subnet", "r1", "sub1")
     client("router", "remove", "subnet", "r3", "sub2")
     client("router", "delete", "r1", "r3")
     until("no server is left", lambda: not cloud.servers())
     until("no port is left", lambda: not cloud.own_ports())
+    assert cloud.hypervisor.machines() == []
     client("network", "delete", "net1", "net2")
     client("network", "delete", "rig-shared", cloud="admin")
+
+
+def _name(cloud: RealCloud, address: str) -> str | None:
+    """The host that answers to the Internet at an address."""
+    answer = cloud.internet_asks(address)
+    return answer["name"].partition(".")[0] if answer else None
+
+
+def _six(host: Host) -> str:
+    """A host's own IPv6 address in the tenant's subnet."""
+    words = host.run("ip", "-6", "-oneline", "address", "show", "scope", "global").split()
+    return next((word.partition("/")[0] for word in words if word.startswith("2001:db8:1:")), "::")

@@ -1,0 +1,191 @@
+"""The system against a real control plane, a user with the openstack client, and hosts that the user's servers are."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openstack.connection import Connection
+from rig_client import Client
+from rig_running import CLOUDS
+
+from lab.hypervisor.hypervisor import Hypervisor
+from lab.hypervisor.outside import INTERNET
+from services.common import marks
+
+DEPLOYMENT = "rigtest"
+
+
+@dataclass
+class Host:
+    """A server of the user: a machine whose programs can be run, seen from the Internet and from other hosts."""
+
+    name: str
+    id: str
+    address: str
+    hypervisor: Hypervisor
+
+    def run(self, *argv: str) -> str:
+        """What a program in the host prints; empty when it fails."""
+        done = self.hypervisor.run(self.id, *argv)
+        return done.stdout if done.returncode == 0 else ""
+
+    def pings(self, address: str) -> bool:
+        """Whether an address answers one ping within a second."""
+        return bool(self.run("ping", "-c", "1", "-W", "1", "-n", address))
+
+    def asks(self, address: str = INTERNET[0]) -> dict[str, Any] | None:
+        """What the host at an address answers on port 80: who it is and whom it sees."""
+        answer = self.run("curl", "-sg", "--max-time", "2", f"http://{address}/")
+        return json.loads(answer) if answer else None
+
+    def seen_as(self) -> str | None:
+        """The address that the Internet sees of this host."""
+        answer = self.asks()
+        return str(answer["you"]) if answer else None
+
+
+@dataclass
+class RealCloud:
+    """The control plane, the system's processes, and a user with the openstack client."""
+
+    folder: Path
+    admin: Connection
+    user: Connection
+    clients: dict[str, Client]
+    hypervisor: Hypervisor
+    config: Path
+    api_port: int
+    external: str
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def client(self, *words: str, cloud: str = "user") -> Any:
+        """Run the openstack client as a user would; answers with its JSON, or its text."""
+        quiet = {"delete", "set", "unset", "add", "remove"} & set(words[1:3])
+        format_ = () if quiet else ("-f", "json")
+        code, output, errors = self.clients[cloud].run(*words, *format_)
+        assert code == 0, f"openstack {' '.join(words)}: {errors[-2000:]}"
+        print(f"  $ openstack {' '.join(words)}", flush=True)
+        return json.loads(output) if output.strip().startswith(("{", "[")) else output.strip()
+
+    # The user's hosts
+
+    def boot(self, networks: dict[str, str]) -> list[Host]:
+        """Boot servers of the user, each on a network, all at once; they may not have their addresses yet."""
+        compute = self.user.compute
+        image, flavor = self.user.image.find_image("tiny").id, compute.find_flavor("tiny").id
+        servers = [
+            compute.create_server(name=name, image_id=image, flavor_id=flavor, networks=[{"uuid": network_id}])
+            for name, network_id in networks.items()
+        ]
+        return [self._booted(compute.wait_for_server(server, interval=0.5, wait=120)) for server in servers]
+
+    def _booted(self, server: Any) -> Host:
+        fixed = [one["addr"] for addresses in server.addresses.values() for one in addresses if one["version"] == 4]
+        print(f"  server {server.name} is active with {fixed[0]}", flush=True)
+        return Host(server.name, server.id, fixed[0], self.hypervisor)
+
+    def console(self, host: Host) -> str:
+        """A host's console, from Nova."""
+        return str(self.user.compute.get_server_console_output(host.id)["output"])
+
+    def internet_asks(self, address: str) -> dict[str, Any] | None:
+        """What the host at an address answers to the Internet on port 80."""
+        ask = ("curl", "-sg", "--max-time", "2", f"http://{address}/")
+        done = self.hypervisor.internet().run(*ask, check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    # The system's processes
+
+    def start_orchestrator(self) -> subprocess.Popen[bytes]:
+        """All services, with two workers."""
+        run, logs = self.folder / "run", self.folder / "log"
+        run.mkdir(exist_ok=True)
+        logs.mkdir(exist_ok=True)
+        with (self.folder / "orchestrator.log").open("ab") as output:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "services.common.orchestrator", "--config-file", str(self.config)),
+                    *("--workers", "2", "--run-dir", str(run), "--log-dir", str(logs)),
+                ],
+                stdout=output, stderr=output, env={**os.environ, "OS_CLIENT_CONFIG_FILE": str(CLOUDS)},
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        """End a process that was started here."""
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def worker_pids(self) -> list[int]:
+        """The workers' process ids."""
+        return [int(path.read_text().split()[0]) for path in sorted((self.folder / "run").glob("worker*.pid"))]
+
+    # What the operator sees
+
+    def api(self, path: str) -> Any:
+        """GET from the operator API; None when it answers 404 or not yet."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.api_port}{path}", timeout=10) as answer:
+                return json.loads(answer.read())
+        except (urllib.error.HTTPError, urllib.error.URLError, ConnectionError):
+            return None
+
+    def resource(self, router_id: str) -> dict[str, Any]:
+        """What Astara knows of a router; empty when it knows nothing."""
+        answer = self.api(f"/v1/resources/{router_id}")
+        return answer["resource"] if answer else {}
+
+    def server_of(self, router_id: str) -> str | None:
+        """The server that is a configured router's instance."""
+        known = self.resource(router_id)
+        return known["instances"][0]["server_id"] if known.get("state") == "configured" else None
+
+    def servers(self) -> list[str]:
+        """Names of Nova's servers that carry our mark."""
+        return [server.name for server in self.admin.compute.servers(all_projects=True, name="^astara-")]
+
+    def own_ports(self) -> list[str]:
+        """Marks of Neutron's ports that are ours, with their networks."""
+        ports = self.admin.network.ports()
+        return [
+            f"{port.description} on {port.network_id}"
+            for port in ports
+            if (mark := marks.PortMark.parse(port.description)) and mark.deployment == DEPLOYMENT
+        ]
+
+    def until(self, what: str, condition: Callable[[], Any], seconds: float = 90.0) -> Any:
+        """Wait until a condition holds; what it answered. Fails with what the system knows."""
+        started = time.monotonic()
+        while True:
+            if answer := condition():
+                print(f"  {what}: after {time.monotonic() - started:.1f} s", flush=True)
+                return answer
+            if time.monotonic() - started > seconds:
+                pytest.fail(f"{what}: not within {seconds} s\n{self._all_that_is_known()}")
+            time.sleep(0.25)
+
+    def _all_that_is_known(self) -> str:
+        machines = [f"{machine.name} {machine.state}" for machine in self.hypervisor.machines()]
+        consoles = [self.hypervisor.console(machine.id)[-2500:] for machine in self.hypervisor.machines()]
+        return "\n".join(
+            [
+                f"ports {self.own_ports()}, servers {self.servers()}, machines {machines}",
+                json.dumps(self.api("/v1/resources"))[:3000],
+                *consoles,
+            ]
+        )

@@ -1,0 +1,98 @@
+"""The control plane of ../shared/openstack-rig, with our Nova driver: its servers are machines made of namespaces.
+
+A control plane that runs already with the driver is used as it is and stays up; otherwise it is brought up, and taken
+down at the end. What the rig remembers of its options is put back.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openstack
+from keystoneauth1.exceptions import ClientException
+from openstack.connection import Connection
+from openstack.exceptions import SDKException
+
+from lab.hypervisor.hypervisor import Hypervisor
+
+ROOT = Path(__file__).resolve().parents[2]
+RIG = ROOT.parent / "shared" / "openstack-rig"
+STATE = Path(os.environ.get("RIG_STATE", "/tmp/openstack-rig"))  # noqa: S108 - the rig's own default
+OURS = STATE / "astara-lab"
+CLOUDS = STATE / "clouds.yaml"
+_OPTIONS = STATE / "options"
+_NOVA = OURS / "nova.conf"
+_DRIVER = "compute_driver = astara_lab.NamespaceDriver"
+
+
+@contextlib.contextmanager
+def control_plane() -> Iterator[tuple[Connection, Hypervisor]]:
+    """An admin's connection to a control plane that answers, and the hypervisor on which its Nova boots."""
+    OURS.mkdir(parents=True, exist_ok=True)
+    _NOVA.write_text(f"[DEFAULT]\n{_DRIVER}\n[astara_lab]\nsocket = {OURS}/hypervisor/socket\n")
+    with _hypervisor() as hypervisor, _up():
+        os.environ["OS_CLIENT_CONFIG_FILE"] = str(CLOUDS)
+        with openstack.connect(cloud="rig") as connection:
+            yield connection, hypervisor
+
+
+@contextlib.contextmanager
+def _hypervisor() -> Iterator[Hypervisor]:
+    """A hypervisor without machines, which answers Nova."""
+    root = OURS / "hypervisor"
+    hypervisor = Hypervisor(root)
+    hypervisor.clear()
+    with (OURS / "hypervisor.log").open("ab") as log:
+        serving = subprocess.Popen(
+            [sys.executable, "-m", "lab.hypervisor", "--root", str(root), "serve"], stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while not (root / "socket").exists():
+            assert serving.poll() is None, (OURS / "hypervisor.log").read_text()[-2000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield hypervisor
+    finally:
+        serving.terminate()
+        serving.wait()
+        hypervisor.close()
+
+
+@contextlib.contextmanager
+def _up() -> Iterator[None]:
+    remembered = _OPTIONS.read_bytes() if _OPTIONS.exists() else None
+    if remembered is not None and str(_NOVA).encode() in remembered and _answers():
+        yield
+        return
+    environment = {
+        **os.environ, "RIG_STATE": str(STATE), "RIG_EXTRA_PIP": str(ROOT / "lab" / "nova_driver"),
+        "RIG_NOVA_EXTRA_CONF": str(_NOVA),
+    }  # fmt: skip
+    # What runs without the driver would keep running without it.
+    subprocess.run([str(RIG / "down")], env=environment, check=True, timeout=300)
+    subprocess.run([str(RIG / "up")], env=environment, check=True, timeout=1200)
+    try:
+        yield
+    finally:
+        subprocess.run([str(RIG / "down")], env=environment, check=False, timeout=300)
+        if remembered is None:
+            _OPTIONS.unlink(missing_ok=True)
+        else:
+            _OPTIONS.write_bytes(remembered)
+
+
+def _answers() -> bool:
+    if not CLOUDS.exists():
+        return False
+    os.environ["OS_CLIENT_CONFIG_FILE"] = str(CLOUDS)
+    try:
+        with openstack.connect(cloud="rig") as connection:
+            next(connection.network.networks(), None)
+    except (SDKException, ClientException, OSError):
+        return False
+    return True
