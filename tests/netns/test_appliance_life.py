@@ -25,6 +25,7 @@ from router_world import (
     INSIDE6,
     addresses,
     floating,
+    network,
     no_kernel_event,
     plugged,
     routes,
@@ -33,7 +34,7 @@ from router_world import (
     wanted,
 )
 
-from lab.appliance_machine import ADDRESS, TOKEN, Hosts, Machine, pings
+from lab.appliance_machine import ADDRESS, MANAGEMENT_MAC, TOKEN, Hosts, Machine, pings
 from lab.wires import Fabric, Namespace
 
 NOBODY = 64_999
@@ -133,6 +134,31 @@ def connects(machine: Namespace, address: str) -> bool:
         except OSError:
             return False
         return True
+
+
+async def test_management_may_be_of_both_families_and_lie_behind_a_gateway(appliance: Machine, hosts: Hosts) -> None:
+    await plugged(appliance, "ext", "private")
+    away = hosts.add("away", "office", "198.18.0.2/24", "fd00:dead::2/64", gateway="198.18.0.1")
+    away.ip("route", "add", "default", "via", "fd00:dead::1")
+    between = hosts.add("between", "mgt", "192.168.77.1/24", "fdca:3ba5:a17a:acda::fe/64")
+    appliance.fabric.plug("office", between, "eth1")
+    between.ip("link", "set", "eth1", "up")
+    for address in ("198.18.0.1/24", "fd00:dead::1/64"):
+        between.ip("address", "add", address, "dev", "eth1")
+    between.run("sysctl", "-qw", "net.ipv4.conf.all.forwarding=1", "net.ipv6.conf.all.forwarding=1")
+    for given, gateway, reached in (
+        ([f"{ADDRESS}/64", "192.168.77.5/24"], "192.168.77.1", "192.168.77.5"),
+        ([f"{ADDRESS}/64"], "fdca:3ba5:a17a:acda::fe", ADDRESS),
+    ):
+        appliance.stop()
+        appliance.start(management={"mac": MANAGEMENT_MAC, "addresses": given, "mtu": 1500, "gateway": gateway})
+        await appliance.answers()
+        # A tenant's default route and its network of the same addresses make no difference.
+        document = wanted(appliance)
+        document["networks"][1] = network(appliance, "private", "internal", "198.18.0.99/24", "fd00:dead::99/64")
+        await appliance.push(document)
+        assert connects(away, reached)
+        assert connects(between, reached)
 
 
 @pytest.fixture
