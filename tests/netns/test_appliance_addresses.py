@@ -65,6 +65,13 @@ async def test_floating_ips_are_addresses_of_the_external_network_and_come_and_g
     two = floating(("172.24.4.50", HOST), ("172.24.4.51", "10.0.0.6"))
     await appliance.push(wanted(appliance, floating_ips=two, port_forwardings=[forwarding]))
     assert addresses(appliance, "ge1") == own | {"172.24.4.50/32", "172.24.4.51/32", "172.24.4.60/32"}
+    # The same address as one of the router's own, and back.
+    document = wanted(appliance, floating_ips=two[1:])
+    document["networks"][0]["interface"]["addresses"].append("172.24.4.50/32")
+    await appliance.push(document)
+    assert addresses(appliance, "ge1") == own | {"172.24.4.50/32", "172.24.4.51/32"}
+    await appliance.push(wanted(appliance, floating_ips=two))
+    assert addresses(appliance, "ge1") == own | {"172.24.4.50/32", "172.24.4.51/32"}
     changed = await appliance.push(wanted(appliance, floating_ips=two[1:]))
     assert "routes" not in changed
     assert addresses(appliance, "ge1") == own | {"172.24.4.51/32"}

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pydantic_core import to_json
+
 from ..backend import BackendError, Counter, Link, Reachable, State
 from ..interfaces import MANAGEMENT
 from . import management
@@ -150,8 +152,8 @@ class LinuxBackend:
             # No flush to a disk: the directory lives as long as the kernel's state.
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                # At once: json.dump would take ten times as long.
-                file.write(json.dumps(state, separators=(",", ":")).encode())
+                # Thousands of floating IPs take a quarter of json's time.
+                file.write(to_json(state))
             beside.replace(path)
         except OSError as error:
             raise BackendError(f"{path} cannot be written: {error.strerror}") from error

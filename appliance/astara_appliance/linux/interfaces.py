@@ -28,24 +28,16 @@ _LONGEST_ALIAS = 255
 
 @dataclass(slots=True)
 class _Change:
-    """One interface on its way: what it has, and what it shall have. `facts` are None when nothing is wanted of it."""
+    """One interface on its way: what it gets, and what it loses. `facts` are None when nothing is wanted of it."""
 
     device: Device
     facts: dict[str, Any] | None
-    present: set[Address]
-    wanted: list[Address]
+    added: list[Address]
+    removed: list[Address]
 
     @property
     def shall_be_up(self) -> bool:
         return self.facts is not None and self.facts["state"] == "up"
-
-    @property
-    def added(self) -> list[Address]:
-        return [address for address in self.wanted if address not in self.present]
-
-    @property
-    def removed(self) -> list[Address]:
-        return sorted(self.present.difference(self.wanted))
 
 
 class InterfacesEffect:
@@ -108,8 +100,10 @@ class InterfacesEffect:
             before, after = former.get(name), state.get(name)
             device = self._links.device(name)
             if name != MANAGEMENT and before != after and device is not None:
-                present = set(_addresses(device.ifindex, before))
-                changes.append(_Change(device, after, present, _addresses(device.ifindex, after)))
+                present, wanted = dict.fromkeys(_texts(before)), dict.fromkeys(_texts(after))
+                added = [address_of(device.ifindex, text) for text in wanted if text not in present]
+                removed = [address_of(device.ifindex, text) for text in present if text not in wanted]
+                changes.append(_Change(device, after, added, removed))
         return changes
 
     async def _changes_from_kernel(self, state: State) -> list[_Change]:
@@ -120,9 +114,12 @@ class InterfacesEffect:
         changes = []
         for name, device in self._links.devices().items():
             if name != MANAGEMENT:
-                wanted = _addresses(device.ifindex, state.get(name))
-                there = {one for one in present.get(device.ifindex, ()) if not _is_kernels(one) or one in wanted}
-                changes.append(_Change(device, state.get(name), there, wanted))
+                facts = state.get(name)
+                wanted = dict.fromkeys(address_of(device.ifindex, text) for text in _texts(facts))
+                there = present.get(device.ifindex, set())
+                added = [address for address in wanted if address not in there]
+                removed = sorted(one for one in there if one not in wanted and not _is_kernels(one))
+                changes.append(_Change(device, facts, added, removed))
         return changes
 
     # Doing it
@@ -145,8 +142,9 @@ class InterfacesEffect:
             await self._links.set(device.name, **attributes)
         has_lost_v6 = device.mtu >= MINIMUM_V6_MTU > facts["mtu"] or device.mtu < MINIMUM_V6_MTU <= facts["mtu"]
         if has_lost_v6:
-            # The kernel took the IPv6 addresses away, or may have done so before.
-            change.present = {address for address in change.present if len(address.packed) == 4}
+            # The kernel took the IPv6 addresses away, or did so before.
+            v6 = [address_of(device.ifindex, text) for text in _texts(facts) if ":" in text]
+            change.added = [address for address in change.added if len(address.packed) == 4] + v6
         return has_lost_v6 or "state" in attributes
 
     async def _move_addresses(self, changes: list[_Change]) -> None:
@@ -165,12 +163,11 @@ class InterfacesEffect:
         )
 
 
-def _addresses(ifindex: int, facts: dict[str, Any] | None) -> list[Address]:
-    """What an interface with these facts has: none while it is down, as IPv6 does by itself."""
+def _texts(facts: dict[str, Any] | None) -> list[str]:
+    """The addresses of an interface with these facts: none while it is down, as IPv6 does by itself."""
     if facts is None or facts["state"] != "up":
         return []
-    texts = (*facts["addresses"], *facts["floating"], *facts["link_local"])
-    return [address_of(ifindex, text) for text in texts]
+    return [*facts["addresses"], *facts["floating"], *facts["link_local"]]
 
 
 def _is_kernels(address: Address) -> bool:
@@ -182,14 +179,13 @@ def _costs_routes(change: _Change) -> bool:
     """Whether a connected network may be gone, or the last IPv4 address, and with it every route over the interface."""
     if change.device.is_up and not change.shall_be_up:
         return True
-    removed = change.removed
-    keeps_v4 = any(len(address.packed) == 4 for address in change.wanted)
-    return any(address.length < 8 * len(address.packed) or not keeps_v4 for address in removed)
+    keeps_v4 = any(":" not in text for text in _texts(change.facts))
+    return any(address.length < 8 * len(address.packed) or not keeps_v4 for address in change.removed)
 
 
 def _differs(change: _Change) -> bool:
     facts, device = change.facts, change.device
-    if change.present != set(change.wanted) or device.is_up != change.shall_be_up:
+    if change.added or change.removed or device.is_up != change.shall_be_up:
         return True
     return facts is not None and (facts["mtu"] != device.mtu or _alias(facts["description"]) != device.alias)
 

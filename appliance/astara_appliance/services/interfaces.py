@@ -23,6 +23,8 @@ MINIMUM_V6_MTU = 1280
 """Bytes; Linux runs no IPv6 on an interface with less (RFC 8200, section 5)."""
 
 
+# What all addresses that no host may have begin with, and few others.
+_STRANGE = ("0.", "127.", "22", "23", "24", "25")
 _NO_HOSTS = "is not an address that a host may have"
 
 
@@ -57,10 +59,12 @@ class Interfaces(RecordedService):
                 errors += _mtu_errors(index, network, by_name[name].max_mtu)
             errors += _address_errors(index, network)
         for kind in ("floating_ips", "port_forwardings"):
+            items = getattr(configuration, kind)
+            strange = {address for address in {item.floating_ip for item in items} if address.startswith(_STRANGE)}
             errors += [
                 FieldError(f"{kind}[{index}].floating_ip", _NO_HOSTS)
-                for index, item in enumerate(getattr(configuration, kind))
-                if not is_of_host(item.floating_ip)
+                for index, item in enumerate(items)
+                if item.floating_ip in strange and not is_of_host(item.floating_ip)
             ]
         return errors
 
@@ -121,8 +125,8 @@ def _wanted(network: Network, floating: Iterable[str]) -> State:
         "lladdr": interface.lladdr,
         "network_type": network.network_type,
         "addresses": addresses,
-        "floating": sorted(set(floating) - own),
-        "link_local": [METADATA_LINK_LOCAL] if is_asked and METADATA_LINK_LOCAL not in own else [],
+        "floating": [f"{address}/32" for address in sorted(set(floating) - own)],
+        "link_local": [f"{METADATA_LINK_LOCAL}/128"] if is_asked and METADATA_LINK_LOCAL not in own else [],
         "mtu": mtu,
         "state": interface.state,
         "description": interface.description,
@@ -139,8 +143,10 @@ def _floating(configuration: Configuration) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {network.network_id: [] for network in external}
     for item in configuration.floating_ips:
         found.setdefault(item.network_id, []).append(item.floating_ip)
-    placed = {item.floating_ip for item in configuration.floating_ips}
-    for address in sorted({item.floating_ip for item in configuration.port_forwardings} - placed):
+    only_forwarding = {item.floating_ip for item in configuration.port_forwardings}
+    if only_forwarding:
+        only_forwarding.difference_update(item.floating_ip for item in configuration.floating_ips)
+    for address in sorted(only_forwarding):
         home = next((network for network in external if _is_connected(network, address)), external[0])
         found[home.network_id].append(address)
     return found
