@@ -197,7 +197,10 @@ def _ipv6(stage: _Stage) -> None:
     gateway = next(one.gateway_ip for one in stage.cloud.network.subnets(network_id=network.id) if one.ip_version == 6)
     answer = stage.until("its router answers", lambda: stage.on_host("ping", "-c", "3", "-i", "0.2", "-n", gateway))
     stage.show(HOST, f"ping -c 3 {gateway}", answer)
-    stage.say("the router answers")
+    url = f"http://[{INTERNET[1]}]/"
+    answer = stage.until("the Internet answers", lambda: stage.on_host("curl", "-sg", "--max-time", "2", url))
+    stage.show(HOST, f"curl -g {url}", answer)
+    stage.say("the Internet learnt the tenant's network by BGP, and sees the host's own address")
 
 
 def _replaced(stage: _Stage, address: str) -> None:

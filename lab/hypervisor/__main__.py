@@ -48,9 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         asyncio.run(_serve(hypervisor, arguments.socket or hypervisor.root / "socket"))
         return 0
-    if not arguments.root.is_dir():
-        raise HypervisorError(f"{arguments.root} is no hypervisor's folder")
-    hypervisor = Hypervisor(arguments.root)
+    hypervisor = Hypervisor(arguments.root, make=False)
     if arguments.command == "list":
         for machine in hypervisor.machines():
             print(f"{machine.id}  {machine.state:8} {machine.kind:10} {machine.name}")

@@ -10,6 +10,7 @@ Machines are named network namespaces, `<prefix>-<id>`: `ip netns exec` looks at
 
 import contextlib
 import fcntl
+import io
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -51,19 +53,26 @@ class _Switch:
     prefix: str
     reached: dict[str, str] = field(default_factory=dict)
     """Devices of the namespace in which the hypervisor runs."""
-    outside: dict[str, list[str]] = field(default_factory=dict)
-    """Addresses of the world outside."""
+    outside: dict[str, str] = field(default_factory=dict)
+    """Devices of the router outside."""
+    gateways: dict[str, list[str]] = field(default_factory=dict)
+    """Their addresses."""
 
 
 class Hypervisor:
     """Machines below one folder."""
 
-    def __init__(self, root: Path, prefix: str | None = None) -> None:
-        """Open the hypervisor of a folder; the first time it is made, with `prefix` in the names of its namespaces."""
+    def __init__(self, root: Path, prefix: str | None = None, *, make: bool = True) -> None:
+        """Open the hypervisor of a folder; the first time it is made, with `prefix` in the names of its namespaces.
+
+        Without `make` HypervisorError is raised where there is none.
+        """
         self.root = root.resolve()
         self._machines = self.root / "machines"
         self._locks = self.root / "locks"
         self._state = self.root / "switch.json"
+        if not make and not self._state.exists():
+            raise HypervisorError(f"{root} is no hypervisor's folder")
         for folder in (self.root, self._machines, self._locks):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked("switch"):
@@ -74,6 +83,7 @@ class Hypervisor:
                 self._write_switch(known)
         self.prefix = known.prefix
         self._fabric = Fabric(self.prefix, found=True)
+        self._outside = Outside(self._fabric, self.root / "outside")
 
     # Machines
 
@@ -84,7 +94,7 @@ class Hypervisor:
             if folder.read() is not None:
                 raise HypervisorError(f"machine {machine.id} is there already")
             folder.make()
-            self._start(folder, replace(machine, is_on=True, wires=(), process=None))
+            self._start(folder, machine)
 
     def attach(self, machine_id: str, port: Port) -> None:
         """Plug a port into a machine; nothing happens when it is plugged already."""
@@ -124,6 +134,14 @@ class Hypervisor:
         with self._locked(machine_id):
             folder, machine = self._find(machine_id)
             folder.write(self._stop(machine, hard=True))
+
+    def bury(self, machine_id: str) -> None:
+        """Take away what is left of a machine that ended by itself."""
+        with self._locked(machine_id):
+            folder = self._folder(machine_id)
+            machine = folder.read()
+            if machine is not None and machine.process is not None and not machine.process.alive():
+                folder.write(self._stop(replace(machine, keeper=None), hard=True))
 
     def destroy(self, machine_id: str) -> None:
         """End a machine and forget it with its disk; nothing happens when there is none."""
@@ -181,23 +199,26 @@ class Hypervisor:
             self._write_switch(state)
 
     def outside(self, network_id: str, addresses: Sequence[str]) -> None:
-        """Put the world outside behind a network: a router with these addresses (CIDR), and a host behind it."""
+        """Put the world outside behind a network: a router with these addresses (CIDR), and a host behind it.
+
+        Said again it adds the addresses that are new.
+        """
         with self._locked("switch"):
             state = self._switch()
-            if network_id in state.outside:
+            known = state.gateways.get(network_id, [])
+            if network_id in state.outside and set(addresses) <= set(known):
                 return
-            bridge = self._bridge(network_id)
-            Outside(self._fabric).plug(bridge, addresses)
-            state.outside[network_id] = list(addresses)
+            if network_id in state.outside:
+                self._outside.add(state.outside[network_id], set(addresses) - set(known))
+            else:
+                state.outside[network_id] = self._outside.plug(self._bridge(network_id), addresses)
+            state.gateways[network_id] = sorted({*known, *addresses})
+            self._outside.listen(state.gateways)
             self._write_switch(state)
 
     def internet(self) -> Namespace:
         """The host outside; it is there once a network was given an `outside`."""
-        return Outside(self._fabric).internet
-
-    def upstream(self) -> Namespace:
-        """The router outside; as `internet`."""
-        return Outside(self._fabric).router
+        return self._outside.internet
 
     def clear(self) -> None:
         """Destroy all machines and everything else that is plugged in; an empty hypervisor is left."""
@@ -207,7 +228,7 @@ class Hypervisor:
             state = self._switch()
             for device in state.reached.values():
                 subprocess.run(("ip", "link", "delete", device), stderr=subprocess.DEVNULL, check=False)
-            Outside(self._fabric).close()
+            self._outside.close()
             for bridge in self._bridges():
                 self._fabric.remove_bridge(bridge)
             self._write_switch(_Switch(self.prefix))
@@ -223,27 +244,29 @@ class Hypervisor:
     def _start(self, folder: Folder, machine: Machine) -> None:
         folder.shorten_console()
         # On the disk before anything is made: what a crash leaves here can be removed.
-        machine = replace(machine, is_on=True, wires=(), process=None)
+        machine = replace(machine, is_on=True, wires=(), process=None, keeper=None)
         folder.write(machine)
         self._fabric.machine(machine.id)
         try:
             for port in machine.ports:
                 machine = self._plug(machine, port)
                 folder.write(machine)
-            machine = replace(machine, process=self._launch(folder, machine))
+            keeper, process = self._launch(folder, machine)
+            machine = replace(machine, keeper=keeper, process=process)
         except BaseException:
             folder.write(self._stop(machine, hard=True))
             raise
         folder.write(machine)
 
-    def _launch(self, folder: Folder, machine: Machine) -> Identity:
-        """Start PID 1; it belongs to nobody, so that it outlives this process."""
+    def _launch(self, folder: Folder, machine: Machine) -> tuple[Identity, Identity]:
+        """Start a keeper, who starts PID 1; they belong to nobody, so that they outlive this process."""
         told, ready = os.pipe()
         with folder.console.open("ab") as console, os.fdopen(told, "rb", buffering=0) as said:
             try:
                 subprocess.run(
                     (
-                        *("setsid", "--fork", "ip", "netns", "exec", f"{self.prefix}-{machine.id}"),
+                        *("setsid", "--fork", sys.executable, "-m", "lab.hypervisor.keeper"),
+                        *(str(self.root), machine.id, str(ready), "ip", "netns", "exec", f"{self.prefix}-{machine.id}"),
                         *("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"),
                         *(sys.executable, "-m", "lab.hypervisor.init", str(folder.path), str(ready)),
                     ),
@@ -257,15 +280,17 @@ class Hypervisor:
                 )
             finally:
                 os.close(ready)
-            answered, _, _ = select.select([said], [], [], BOOT_SECONDS)
-            pid = said.read(16) if answered else b""
-        started = start_time(int(pid)) if pid else None
-        if started is None:
+            pids = _read(said, 2)
+        keeper, process = (_identity(pid) for pid in pids) if len(pids) == 2 else (None, None)
+        if keeper is None or process is None:
             raise HypervisorError(f"machine {machine.id} does not start; its console: {self._last_words(folder)}")
-        return Identity(int(pid), started)
+        return keeper, process
 
     def _stop(self, machine: Machine, *, hard: bool) -> Machine:
         """End what runs and take the namespace away; the machine without its wires and its process."""
+        if machine.keeper is not None:
+            # First, so that it does not do the same at the same time.
+            _end(machine.keeper, signal.SIGKILL, KILL_SECONDS)
         if machine.process is not None:
             if not hard:
                 _end(machine.process, signal.SIGTERM, STOP_SECONDS)
@@ -273,7 +298,7 @@ class Hypervisor:
         for wire in machine.wires:
             machine = self._unplug(machine, wire.port.id)
         self._fabric.machine(machine.id, found=True).close()
-        return replace(machine, process=None)
+        return replace(machine, process=None, keeper=None)
 
     @staticmethod
     def _last_words(folder: Folder) -> str:
@@ -353,6 +378,23 @@ class Hypervisor:
 def bridge_name(network_id: str) -> str:
     """The bridge of a network, named as Neutron's Linux bridge agent did."""
     return f"brq{network_id[:11]}"
+
+
+def _read(said: io.FileIO, count: int) -> list[int]:
+    """So many numbers, or fewer when nobody is left to say them or the time is over."""
+    deadline, text = time.monotonic() + BOOT_SECONDS, b""
+    while len(text.split()) < count or not text.endswith(b"\n"):
+        answered, _, _ = select.select([said], [], [], max(0.0, deadline - time.monotonic()))
+        chunk = said.read(64) if answered else b""
+        if not chunk:
+            break
+        text += chunk
+    return [int(word) for word in text.split()]
+
+
+def _identity(pid: int) -> Identity | None:
+    started = start_time(pid)
+    return None if started is None else Identity(pid, started)
 
 
 def _end(process: Identity, number: signal.Signals, seconds: float) -> None:

@@ -7,6 +7,7 @@ machine outside. Its death is the death of every process in it.
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ RESTART_SECONDS = 1.0
 
 _PROGRAMS = {"appliance": "astara_appliance", "host": "lab.hypervisor.host"}
 _PRIVATE = ("/etc/", "/var/lib/", "/run/")
+_SURPRISING = re.compile(r"[^A-Za-z0-9-]")
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM}
 
 
@@ -38,7 +40,7 @@ def main() -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     _mount_all(folder)
     _make_own(machine)
-    os.write(ready, str(outside).encode())
+    os.write(ready, f"{outside}\n".encode())
     os.close(ready)
     _say(f"{machine.name} boots as {machine.kind} {machine.id}")
     return _keep_running(machine)
@@ -65,7 +67,7 @@ def _mount_all(folder: Folder) -> None:
 
 
 def _make_own(machine: Machine) -> None:
-    name = machine.name if machine.kind == "appliance" else "localhost"
+    name = _SURPRISING.sub("-", machine.name)[:63] if machine.kind == "appliance" else "localhost"
     socket.sethostname(name)
     Path("/etc/hostname").write_text(f"{name}\n", encoding="utf-8")
     Path("/etc/hosts").write_text(f"127.0.0.1 localhost {name}\n::1 localhost\n", encoding="utf-8")

@@ -48,7 +48,10 @@ class Wire:
 
 @dataclass(frozen=True)
 class Machine:
-    """A server. `is_on` says whether somebody wants it to run, `process` is its PID 1 as the hypervisor sees it."""
+    """A server. `is_on` says whether somebody wants it to run.
+
+    `process` is its PID 1 as the hypervisor sees it, `keeper` the process that waits for its end.
+    """
 
     id: str
     name: str
@@ -58,6 +61,7 @@ class Machine:
     wires: tuple[Wire, ...] = ()
     is_on: bool = False
     process: Identity | None = None
+    keeper: Identity | None = None
 
     @property
     def kind(self) -> Kind:
@@ -108,6 +112,7 @@ class Folder:
             tuple(Wire(Port(**wire["port"]), wire["device"], wire["end"]) for wire in known["wires"]),
             known["is_on"],
             Identity(**known["process"]) if known["process"] else None,
+            Identity(**known["keeper"]) if known["keeper"] else None,
         )
 
     def write(self, machine: Machine) -> None:

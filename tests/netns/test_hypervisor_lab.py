@@ -49,7 +49,7 @@ def test_two_labs_move_packets_side_by_side_and_leave_nothing(homes: list[Path])
     demo = lab(homes[0], "demo")
     assert demo.returncode == 0, demo.stdout + demo.stderr
     for shown in ("metadata from http://169.254.169.254", "the Internet sees the router's address", "both ways",
-                  "the router answers", "packets flow again"):  # fmt: skip
+                  "learnt the tenant's network by BGP", "packets flow again"):  # fmt: skip
         assert shown in demo.stdout
     # One of them ends as it should, the other's processes are killed all at once.
     assert lab(homes[1], "down").stdout == "The lab is down.\n"

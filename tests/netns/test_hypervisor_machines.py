@@ -3,6 +3,7 @@
 import http.server
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -230,21 +231,29 @@ def test_the_files_of_a_machine_stay_in_the_machine(hypervisor: Hypervisor, tmp_
     assert hypervisor.console("web").count("is not written") == 2
 
 
-def test_an_appliance_runs_the_agent_with_its_boot_file(hypervisor: Hypervisor):
+def test_an_appliance_runs_the_agent_on_its_management_address(hypervisor: Hypervisor):
+    hypervisor.reach(NET, ["fdca:3ba5:a17a:acfe::1/64"])
     port = Port("port-mgt", NET, "fa:00:00:00:00:01")
     boot = {
         "version": 1, "deployment": "test", "resource_id": "5b7ff0bd-0d4a-4be8-9a6e-4bb46a2a0001",
         "instance": "5b7ff0bd-0d4a-4be8-9a6e-4bb46a2a0002",
-        "management": {"mac": port.mac, "addresses": ["fdca:3ba5:a17a:acda::5/64"]},
+        "management": {"mac": port.mac, "addresses": ["fdca:3ba5:a17a:acfe::5/64"]},
+        "orchestrator": {"addresses": ["fdca:3ba5:a17a:acfe::1"]},
     }  # fmt: skip
     files = (File(BOOT_FILE, json.dumps(boot), 0o600),)
     hypervisor.boot(Machine("router", "astara-router", files=files, ports=(port,)))
-    # The machine itself is not asked over the network here: that is the agent's affair.
-    ask = ("curl", "-sg", "http://[fdca:3ba5:a17a:acda::5]:5000/v1/status")
-    hypervisor.run("router", "ip", "address", "add", "fdca:3ba5:a17a:acda::5/64", "dev", "lo", "nodad")
-    until(lambda: hypervisor.run("router", *ask).stdout)
-    assert json.loads(hypervisor.run("router", *ask).stdout)["instance"] == boot["instance"]
     assert hypervisor.machine("router").kind == "appliance"
+
+    def asked() -> str:
+        ask = ("curl", "-sg", "--noproxy", "*", "--max-time", "2", "http://[fdca:3ba5:a17a:acfe::5]:5000/v1/status")
+        return subprocess.run(ask, capture_output=True, text=True, check=False).stdout
+
+    until(asked)
+    assert json.loads(asked())["instance"] == boot["instance"]
+    hypervisor.reboot("router")
+    until(asked)
+    hypervisor.kill("router")
+    assert asked() == ""
 
 
 def test_a_machine_outlives_the_hypervisor_and_the_next_one_goes_on_with_it(tmp_path: Path):
@@ -282,6 +291,18 @@ def test_a_dead_machine_forwards_nothing_and_starts_again(hypervisor: Hypervisor
     hypervisor.attach("web", DB)
     hypervisor.power("web", on=True)
     assert {mac for mac, _ in devices(hypervisor, "web").values()} == {WEB.mac, DB.mac}
+
+
+def test_a_machine_whose_first_process_dies_is_dead(hypervisor: Hypervisor):
+    hypervisor.boot(Machine("web", "web", ports=(WEB,)))
+    process = hypervisor.machine("web").process
+    assert process is not None
+    process.signal(signal.SIGKILL)
+    namespace = Path("/run/netns") / f"{hypervisor.prefix}-web"
+    until(lambda: not namespace.exists())
+    assert hypervisor.machine("web").state == "crashed"
+    hypervisor.reboot("web", hard=True)
+    assert devices(hypervisor, "web") == {"eth0": (WEB.mac, 1450)}
 
 
 def test_what_runs_in_a_machine_dies_with_it(hypervisor: Hypervisor):
@@ -336,6 +357,32 @@ def test_the_internet_answers_behind_an_external_network(hypervisor: Hypervisor)
             until(lambda ask=ask: customer.run(*ask, check=False).returncode == 0)
             answer = json.loads(customer.run(*ask).stdout)
             assert (answer["name"], answer["you"]) == ("internet", own)
+
+
+def test_the_outside_learns_by_bgp_what_is_behind_a_router(hypervisor: Hypervisor, tmp_path: Path):
+    hypervisor.outside(NET, ["172.24.4.1/24"])
+    hypervisor.outside(NET, ["172.24.4.1/24", "2001:db8::2/64"])
+    fabric = Fabric(hypervisor.prefix, found=True)
+    with fabric.machine("customer") as customer:
+        fabric.plug(bridge_name(NET), customer, "eth0")
+        customer.ip("link", "set", "eth0", "up")
+        customer.ip("address", "add", "2001:db8::9/64", "dev", "eth0", "nodad")
+        customer.ip("address", "add", "2001:db8:7::1/64", "dev", "lo")
+        customer.ip("route", "add", "default", "via", "2001:db8::2")
+        ask = ("curl", "-sg", "--max-time", "2", "--interface", "2001:db8:7::1", "http://[2001:db8:ffff::80]/")
+        assert customer.run(*ask, check=False).returncode != 0
+        (tmp_path / "bird.conf").write_text("""
+            router id 172.24.4.9;
+            protocol device { }
+            protocol static mine { ipv6; route 2001:db8:7::/64 via "eth0"; }
+            protocol bgp upstream {
+              local 2001:db8::9 as 64512; neighbor 2001:db8::2 as 64512; direct; connect delay time 1;
+              ipv6 { import none; export where proto = "mine"; next hop self; };
+            }
+        """)
+        customer.run("bird", "-c", str(tmp_path / "bird.conf"), "-s", str(tmp_path / "bird.ctl"))
+        until(lambda: customer.run(*ask, check=False).returncode == 0)
+        assert json.loads(customer.run(*ask).stdout)["you"] == "2001:db8:7::1"
 
 
 def test_machines_that_are_not_there_or_cannot_be(hypervisor: Hypervisor):
