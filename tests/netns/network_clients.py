@@ -83,6 +83,18 @@ class Instance:
         return (self._folder / "log").read_text(errors="replace")
 
 
+def programs(host: Namespace, name: str) -> dict[int, list[str]]:
+    """The processes of a machine that run a program, with their command lines."""
+    found = {}
+    for pid in host.pids():
+        # It may have ended since.
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            if words[0] == name:
+                found[pid] = words
+    return found
+
+
 def routes_of(option: str) -> dict[str, str]:
     """Destinations and next hops of a classless static route option (RFC 3442) as dhclient prints it."""
     octets = [int(word) for word in option.split()]

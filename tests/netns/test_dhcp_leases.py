@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from network_clients import Instance, routes_of
+from network_clients import Instance, programs, routes_of
 
 from lab.appliance_machine import Hosts, Machine, subnet, uuid_of
+
+pytest_plugins = ("standing_appliance",)
 
 ONE, TWO = "fa:20:00:00:00:05", "fa:20:00:00:00:06"
 METADATA = "169.254.169.254/32"
@@ -51,12 +53,7 @@ async def push(machine: Machine, *networks: dict[str, Any]) -> list[str]:
 
 def dnsmasqs(machine: Machine) -> dict[str, int]:
     """Process ids by interface."""
-    found = {}
-    for pid in machine.vm.pids():
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        if words[0] == "dnsmasq":
-            found[Path(words[1]).parent.name] = pid
-    return found
+    return {Path(words[1]).parent.name: pid for pid, words in programs(machine.vm, "dnsmasq").items()}
 
 
 def lease_file(machine: Machine, ifname: str) -> str:
@@ -64,20 +61,11 @@ def lease_file(machine: Machine, ifname: str) -> str:
 
 
 @pytest.fixture
-async def machine(appliance: Machine) -> Machine:
-    """An appliance that is plugged into red (ge1) and blue (ge2)."""
-    for name in ("red", "blue"):
-        appliance.plug(name)
-        await appliance.until(lambda status: len(status["interfaces"]) == len(appliance.macs) + 1)
-    return appliance
-
-
-@pytest.fixture
-def instance(hosts: Hosts, tmp_path: Path):
+def instance(neighbours: Hosts, tmp_path: Path):
     """Makes instances, each with one interface on a network."""
 
     def make(network: str, mac: str) -> Instance:
-        return Instance(hosts.add(f"{network}-{mac[-2:]}", network, mac=mac), tmp_path)
+        return Instance(neighbours.add(f"{network}-{mac[-2:]}", network, mac=mac), tmp_path)
 
     return make
 
@@ -134,17 +122,17 @@ async def test_the_unspecified_address_as_name_server_means_none(machine, instan
 
 async def test_an_unknown_host_gets_nothing(machine, instance):
     await push(machine, red(machine, allocation(ONE, "10.1.0.5")))
-    assert await instance("red", TWO).lease(seconds=4) == {}
+    assert await instance("red", TWO).lease(seconds=2) == {}
 
 
 async def test_an_address_that_dhcp_shall_not_give_is_not_given(machine, instance):
     await push(machine, red(machine, allocation(ONE, "10.1.0.5", ip_addresses={"10.1.0.5": False})))
-    assert await instance("red", ONE).lease(seconds=4) == {}
+    assert await instance("red", ONE).lease(seconds=2) == {}
 
 
 async def test_a_host_of_one_network_is_unknown_on_another(machine, instance):
     await push(machine, red(machine, allocation(ONE, "10.1.0.5")), blue(machine, allocation(TWO, "10.2.0.6")))
-    assert await instance("red", TWO).lease(seconds=4) == {}
+    assert await instance("red", TWO).lease(seconds=2) == {}
     assert (await instance("blue", TWO).lease())["ip_address"] == "10.2.0.6"
 
 
@@ -163,7 +151,7 @@ async def test_a_removed_host_gets_nothing_any_more(machine, instance):
     before = dnsmasqs(machine)
     await push(machine, red(machine))
     assert dnsmasqs(machine) == before
-    assert await host.lease(seconds=4) == {}
+    assert await host.lease(seconds=2) == {}
 
 
 async def test_another_mtu_starts_that_networks_process_anew_and_no_other(machine, instance):
@@ -224,7 +212,7 @@ async def test_dhcpv6_gives_a_host_its_address_by_its_mac_address(machine, insta
 
 async def test_dhcpv6_tells_an_unknown_host_nothing(machine, instance):
     await push(machine, blue(machine, allocation(ONE, "2001:db8:2::55")))
-    assert await instance("blue", TWO).lease(6, seconds=4) == {}
+    assert await instance("blue", TWO).lease(6, seconds=3) == {}
 
 
 async def test_a_stateless_subnet_gives_options_and_no_address(machine, instance):
@@ -236,7 +224,7 @@ async def test_a_stateless_subnet_gives_options_and_no_address(machine, instance
     assert options["dhcp6_name_servers"] == "2001:db8::53"
     assert options["dhcp6_domain_search"] == "openstacklocal."
     assert "ip6_address" not in options
-    assert await host.lease(6, seconds=4) == {}
+    assert await host.lease(6, seconds=3) == {}
 
 
 async def test_an_ipv6_address_goes_to_its_new_owner_while_the_former_ones_lease_lasts(machine, instance):
@@ -263,7 +251,7 @@ async def test_an_address_that_was_nobodys_for_a_while_goes_to_its_new_owner(mac
 
 
 async def test_processes_and_leases_survive_the_agents_restart(machine, instance):
-    networks = red(machine, allocation(ONE, "10.1.0.5")), blue(machine, allocation(TWO, "2001:db8:2::55"))
+    networks = red(machine, allocation(ONE, "10.1.0.5")), blue(machine, allocation(TWO, "2001:db8:2::66"))
     await push(machine, *networks)
     assert await instance("red", ONE).lease()
     assert await instance("blue", TWO).lease(6)
@@ -300,7 +288,7 @@ async def test_one_that_is_killed_while_the_agent_is_away_comes_back_with_the_ag
 
 
 async def test_leases_survive_a_reboot(machine, instance):
-    await push(machine, red(machine, allocation(ONE, "10.1.0.5")), blue(machine, allocation(TWO, "2001:db8:2::55")))
+    await push(machine, red(machine, allocation(ONE, "10.1.0.5")), blue(machine, allocation(TWO, "2001:db8:2::77")))
     assert await instance("red", ONE).lease()
     assert await instance("blue", TWO).lease(6)
     leases = [lease_file(machine, ifname) for ifname in ("ge1", "ge2")]

@@ -13,6 +13,8 @@ from network_clients import resolve
 from lab.appliance_machine import ORCHESTRATOR, Hosts, Machine, subnet, uuid_of
 from lab.wires import Namespace
 
+pytest_plugins = ("standing_appliance",)
+
 
 def network(machine: Machine, name: str, number: int, hosts: dict[str, list[str]], **more: Any) -> dict[str, Any]:
     """10.NUMBER.0.0/24 and 2001:db8:NUMBER::/64 with hosts by name; `more` replaces members of the IPv4 subnet."""
@@ -33,18 +35,9 @@ def network(machine: Machine, name: str, number: int, hosts: dict[str, list[str]
     return made
 
 
-@pytest.fixture
-async def machine(appliance: Machine) -> Machine:
-    """An appliance that is plugged into red (ge1) and blue (ge2)."""
-    for name in ("red", "blue"):
-        appliance.plug(name)
-        await appliance.until(lambda status: len(status["interfaces"]) == len(appliance.macs) + 1)
-    return appliance
-
-
-async def test_names_lead_to_all_addresses_of_a_host_and_addresses_to_its_name(machine: Machine, hosts: Hosts):
+async def test_names_lead_to_all_addresses_of_a_host_and_addresses_to_its_name(machine: Machine, neighbours: Hosts):
     await machine.push({"networks": [network(machine, "red", 1, {"web": ["10.1.0.5", "2001:db8:1::5"]})]})
-    host = hosts.add("host", "red", "10.1.0.9/24", "2001:db8:1::9/64")
+    host = neighbours.add("host", "red", "10.1.0.9/24", "2001:db8:1::9/64")
     for server in ("10.1.0.1", "2001:db8:1::1"):
         assert await resolve(host, server, "web.openstacklocal") == ["10.1.0.5"]
         assert await resolve(host, server, "web.openstacklocal", "AAAA") == ["2001:db8:1::5"]
@@ -52,9 +45,9 @@ async def test_names_lead_to_all_addresses_of_a_host_and_addresses_to_its_name(m
             assert await resolve(host, server, ip_address(address).reverse_pointer, "PTR") == ["web.openstacklocal"]
 
 
-async def test_names_come_and_go_with_their_hosts(machine: Machine, hosts: Hosts):
+async def test_names_come_and_go_with_their_hosts(machine: Machine, neighbours: Hosts):
     await machine.push({"networks": [network(machine, "red", 1, {"web": ["10.1.0.5"]})]})
-    host = hosts.add("host", "red", "10.1.0.9/24")
+    host = neighbours.add("host", "red", "10.1.0.9/24")
     assert await resolve(host, "10.1.0.1", "web.openstacklocal") == ["10.1.0.5"]
     await machine.push({"networks": [network(machine, "red", 1, {"www": ["10.1.0.5"]})]})
     async with asyncio.timeout(20):
@@ -64,31 +57,31 @@ async def test_names_come_and_go_with_their_hosts(machine: Machine, hosts: Hosts
     assert await resolve(host, "10.1.0.1", "web.openstacklocal") is None
 
 
-async def test_another_networks_names_are_not_told(machine: Machine, hosts: Hosts):
+async def test_another_networks_names_are_not_told(machine: Machine, neighbours: Hosts):
     red, blue = network(machine, "red", 1, {"web": ["10.1.0.5"]}), network(machine, "blue", 2, {"db": ["10.2.0.5"]})
     await machine.push({"networks": [red, blue]})
-    host = hosts.add("host", "red", "10.1.0.9/24", gateway="10.1.0.1")
+    host = neighbours.add("host", "red", "10.1.0.9/24", gateway="10.1.0.1")
     assert await resolve(host, "10.1.0.1", "web.openstacklocal") == ["10.1.0.5"]
     assert await resolve(host, "10.1.0.1", "db.openstacklocal") is None
     assert await resolve(host, "10.1.0.1", ip_address("10.2.0.5").reverse_pointer, "PTR") is None
 
 
-async def test_a_name_with_dots_stays_in_the_domain(machine: Machine, hosts: Hosts):
+async def test_a_name_with_dots_stays_in_the_domain(machine: Machine, neighbours: Hosts):
     await machine.push({"networks": [network(machine, "red", 1, {"www.example.org": ["10.1.0.5"]})]})
-    host = hosts.add("host", "red", "10.1.0.9/24")
+    host = neighbours.add("host", "red", "10.1.0.9/24")
     assert await resolve(host, "10.1.0.1", "www.openstacklocal") == ["10.1.0.5"]
     assert await resolve(host, "10.1.0.1", "www.example.org") is None
 
 
-async def test_a_network_without_name_servers_knows_nobody_else(machine: Machine, hosts: Hosts):
+async def test_a_network_without_name_servers_knows_nobody_else(machine: Machine, neighbours: Hosts):
     await machine.push({"networks": [network(machine, "red", 1, {})]})
-    host = hosts.add("host", "red", "10.1.0.9/24")
+    host = neighbours.add("host", "red", "10.1.0.9/24")
     assert await resolve(host, "10.1.0.1", "www.example.org") is None
 
 
-async def test_the_version_of_what_answers_is_not_told(machine: Machine, hosts: Hosts):
+async def test_the_version_of_what_answers_is_not_told(machine: Machine, neighbours: Hosts):
     await machine.push({"networks": [network(machine, "red", 1, {})]})
-    host = hosts.add("host", "red", "10.1.0.9/24")
+    host = neighbours.add("host", "red", "10.1.0.9/24")
     for name in ("version.bind", "authors.bind", "copyright.bind"):
         assert not await resolve(host, "10.1.0.1", name, "TXT", dns_class=3)
 
@@ -129,34 +122,34 @@ async def answering(upstream: Upstream, address: str) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def upstream(hosts: Hosts) -> Iterator[Upstream]:
-    made = Upstream(hosts.add("resolver", "red", "10.1.0.53/24"))
+def upstream(neighbours: Hosts) -> Iterator[Upstream]:
+    made = Upstream(neighbours.add("resolver", "red", "10.1.0.53/24"))
     yield made
     made.close()
 
 
-async def test_other_names_are_asked_of_the_subnets_name_servers(machine, hosts, upstream):
+async def test_other_names_are_asked_of_the_subnets_name_servers(machine, neighbours, upstream):
     await machine.push({"networks": [network(machine, "red", 1, {}, dns_nameservers=["10.1.0.53"])]})
-    host = hosts.add("host", "red", "10.1.0.9/24")
+    host = neighbours.add("host", "red", "10.1.0.9/24")
     async with answering(upstream, "2001:db8:ffff::1"):
         assert await resolve(host, "10.1.0.1", "www.example.org", "AAAA") == ["2001:db8:ffff::1"]
         assert await resolve(host, "10.1.0.1", "nobody.openstacklocal", "AAAA") is None
     assert len(upstream.asked) == 1
 
 
-async def test_no_answer_leads_into_the_management_network(machine, hosts, upstream):
+async def test_no_answer_leads_into_the_management_network(machine, neighbours, upstream):
     await machine.push({"networks": [network(machine, "red", 1, {}, dns_nameservers=["10.1.0.53"])]})
-    host = hosts.add("host", "red", "10.1.0.9/24")
+    host = neighbours.add("host", "red", "10.1.0.9/24")
     async with answering(upstream, ORCHESTRATOR):
         assert await resolve(host, "10.1.0.1", "www.example.org", "AAAA") is None
     assert len(upstream.asked) == 1
 
 
-async def test_a_name_server_on_the_management_network_is_not_asked(machine, hosts):
+async def test_a_name_server_on_the_management_network_is_not_asked(machine, neighbours):
     wanted = network(machine, "red", 1, {})
     wanted["subnets"][1]["dns_nameservers"] = [ORCHESTRATOR]
     await machine.push({"networks": [wanted]})
-    host = hosts.add("host", "red", "10.1.0.9/24")
+    host = neighbours.add("host", "red", "10.1.0.9/24")
     with machine.orchestrator.socket(socket.AF_INET6, socket.SOCK_DGRAM) as listener:
         listener.bind((ORCHESTRATOR, 53))
         listener.setblocking(False)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from network_clients import connect, http, read_answer
 
 from lab.appliance_machine import INSTANCE, ORCHESTRATOR, RESOURCE, TOKEN, Hosts, Machine, subnet, uuid_of
 from lab.wires import Namespace
+
+pytest_plugins = ("standing_appliance",)
 
 V4, V6 = "169.254.169.254", "fe80::a9fe:a9fe"
 MAC = "fa:20:00:00:00:05"
@@ -33,7 +36,8 @@ class Orchestrator:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        listener = host.socket(10)
+        listener = host.socket(socket.AF_INET6)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((ORCHESTRATOR, PORT))
         await web.SockSite(self._runner, listener).start()
 
@@ -55,9 +59,9 @@ class Orchestrator:
 
 
 @pytest.fixture
-async def orchestrator(appliance: Machine) -> AsyncIterator[Orchestrator]:
+async def orchestrator(machine: Machine) -> AsyncIterator[Orchestrator]:
     made = Orchestrator()
-    await made.start(appliance.orchestrator)
+    await made.start(machine.orchestrator)
     yield made
     made.gate.set()
     await made.stop()
@@ -79,13 +83,10 @@ def allocation(mac: str, *addresses: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def machine(appliance: Machine) -> Machine:
-    """An appliance that serves red (ge1) and blue (ge2)."""
-    for name in ("red", "blue"):
-        appliance.plug(name)
-        await appliance.until(lambda status: len(status["interfaces"]) == len(appliance.macs) + 1)
-    await appliance.push({"networks": both(appliance)})
-    return appliance
+async def served(machine: Machine) -> Machine:
+    """The appliance, serving both of its networks."""
+    await machine.push({"networks": both(machine)})
+    return machine
 
 
 def both(machine: Machine) -> list[dict[str, Any]]:
@@ -93,13 +94,13 @@ def both(machine: Machine) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def red(hosts: Hosts, machine: Machine) -> Namespace:
-    return hosts.add("red", "red", "10.1.0.5/24", gateway="10.1.0.1", mac=MAC)
+def red(neighbours: Hosts, served: Machine) -> Namespace:
+    return neighbours.add("red", "red", "10.1.0.5/24", gateway="10.1.0.1", mac=MAC)
 
 
 @pytest.fixture
-def blue(hosts: Hosts, machine: Machine) -> Namespace:
-    return hosts.add("blue", "blue", "10.2.0.5/24", gateway="10.2.0.1")
+def blue(neighbours: Hosts, served: Machine) -> Namespace:
+    return neighbours.add("blue", "blue", "10.2.0.5/24", gateway="10.2.0.1")
 
 
 async def test_a_request_arrives_with_network_source_and_proof(orchestrator, red):
@@ -115,7 +116,7 @@ async def test_a_request_arrives_with_network_source_and_proof(orchestrator, red
     assert asked.headers["Authorization"] == f"Bearer {TOKEN}"
 
 
-async def test_each_network_is_told_apart_though_addresses_may_be_the_same(orchestrator, machine, red, blue):
+async def test_each_network_is_told_apart_though_addresses_may_be_the_same(orchestrator, served, red, blue):
     await http(red, V4)
     await http(blue, V4)
     assert [asked.headers["X-Astara-Network"] for asked in orchestrator.asked] == [uuid_of("red"), uuid_of("blue")]
@@ -153,28 +154,30 @@ async def test_a_link_local_address_that_is_no_ports_gets_nothing(orchestrator, 
     assert orchestrator.asked == []
 
 
-async def test_a_port_that_comes_later_is_known_then_and_not_when_it_is_gone(orchestrator, machine, hosts):
-    late = hosts.add("late", "blue", mac="fa:20:00:00:00:77")
-    await machine.push(
-        {"networks": [both(machine)[0], network(machine, "blue", 2, allocation("fa:20:00:00:00:77", "10.2.0.77"))]}
+async def test_a_port_that_comes_later_is_known_then_and_not_when_it_is_gone(orchestrator, served, neighbours):
+    late = neighbours.add("late", "blue", mac="fa:20:00:00:00:77")
+    await served.push(
+        {"networks": [both(served)[0], network(served, "blue", 2, allocation("fa:20:00:00:00:77", "10.2.0.77"))]}
     )
     assert (await http(late, V6)).body == "metadata of 10.2.0.77"
-    await machine.push({"networks": both(machine)})
+    await served.push({"networks": both(served)})
     assert (await http(late, V6)).status == 404
 
 
-async def test_an_orchestrator_that_is_away_is_503_and_found_when_it_is_back(orchestrator, machine, red):
+async def test_an_orchestrator_that_is_away_is_503_and_found_when_it_is_back(orchestrator, served, red, said):
     await orchestrator.stop()
     for _ in range(3):
         answer = await http(red, V4)
         assert (answer.status, answer.headers["retry-after"]) == (503, "5")
-    assert machine.log().count("metadata service at") == 1
-    await orchestrator.start(machine.orchestrator)
+    assert said().count("metadata service at") == 1
+    await orchestrator.start(served.orchestrator)
     assert (await http(red, V4)).status == 200
 
 
-async def test_many_at_once_are_bounded_and_none_is_lost(orchestrator, machine, hosts):
-    askers = [hosts.add(f"asker{number}", "red", f"10.1.0.{number + 10}/24", gateway="10.1.0.1") for number in range(4)]
+async def test_many_at_once_are_bounded_and_none_is_lost(orchestrator, served, neighbours):
+    askers = [
+        neighbours.add(f"asker{number}", "red", f"10.1.0.{number + 10}/24", gateway="10.1.0.1") for number in range(4)
+    ]
     orchestrator.gate.clear()
     requests = [asyncio.create_task(http(host, V4)) for host in askers for _ in range(8)]
     async with asyncio.timeout(20):
@@ -185,8 +188,8 @@ async def test_many_at_once_are_bounded_and_none_is_lost(orchestrator, machine, 
     assert orchestrator.most == 16
 
 
-async def test_one_instance_alone_cannot_take_all(orchestrator, red, hosts):
-    other = hosts.add("other", "red", "10.1.0.6/24", gateway="10.1.0.1")
+async def test_one_instance_alone_cannot_take_all(orchestrator, red, neighbours):
+    other = neighbours.add("other", "red", "10.1.0.6/24", gateway="10.1.0.1")
     orchestrator.gate.clear()
     greedy = [asyncio.create_task(http(red, V4)) for _ in range(20)]
     modest = asyncio.create_task(http(other, V4))
@@ -199,8 +202,10 @@ async def test_one_instance_alone_cannot_take_all(orchestrator, red, hosts):
     assert answers == [200] * 8 + [429] * 12
 
 
-async def test_a_network_without_the_means_for_another_is_not_kept_waiting(orchestrator, machine, hosts, blue):
-    askers = [hosts.add(f"asker{number}", "red", f"10.1.0.{number + 10}/24", gateway="10.1.0.1") for number in range(3)]
+async def test_a_network_without_the_means_for_another_is_not_kept_waiting(orchestrator, served, neighbours, blue):
+    askers = [
+        neighbours.add(f"asker{number}", "red", f"10.1.0.{number + 10}/24", gateway="10.1.0.1") for number in range(3)
+    ]
     orchestrator.gate.clear()
     busy = [asyncio.create_task(http(host, V4)) for host in askers for _ in range(8)]
     async with asyncio.timeout(20):
@@ -215,16 +220,16 @@ async def test_a_network_without_the_means_for_another_is_not_kept_waiting(orche
     assert {(await item).status for item in busy} == {200}
 
 
-async def test_another_networks_coming_and_going_leaves_a_running_request_alone(orchestrator, machine, red):
+async def test_another_networks_coming_and_going_leaves_a_running_request_alone(orchestrator, served, red):
     orchestrator.gate.clear()
     request = asyncio.create_task(http(red, V4))
     async with asyncio.timeout(20):
         while not orchestrator.running:  # noqa: ASYNC110 - the server sets no event
             await asyncio.sleep(0.01)
-    await machine.push({"networks": both(machine)[:1]})
-    await machine.push({"networks": both(machine)})
-    changed = network(machine, "red", 1, allocation(MAC, "10.1.0.5"), allocation("fa:20:00:00:00:06", "10.1.0.6"))
-    await machine.push({"networks": [changed, both(machine)[1]]})
+    await served.push({"networks": both(served)[:1]})
+    await served.push({"networks": both(served)})
+    changed = network(served, "red", 1, allocation(MAC, "10.1.0.5"), allocation("fa:20:00:00:00:06", "10.1.0.6"))
+    await served.push({"networks": [changed, both(served)[1]]})
     orchestrator.gate.set()
     assert (await request).status == 200
 
@@ -238,15 +243,14 @@ async def test_one_connection_carries_many_requests(orchestrator, red):
     assert [asked.path for asked in orchestrator.asked] == ["/one", "/two", "/three"]
 
 
-async def test_what_is_no_http_is_refused_without_a_word_in_the_log(orchestrator, machine, red):
-    before = machine.log()
+async def test_what_is_no_http_is_refused_without_a_word_in_the_log(orchestrator, red, said):
     for nonsense in (b"\0\1\2\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\n: x\r\n\r\n"):
         reader, writer = await connect(red, V4, 80)
         writer.write(nonsense)
         assert b" 200 " not in await reader.read()
         writer.close()
     assert orchestrator.asked == []
-    assert machine.log() == before
+    assert said() == ""
 
 
 @pytest.mark.parametrize(
@@ -266,7 +270,7 @@ async def test_too_large_a_request_goes_no_further(orchestrator, red, head, body
     assert orchestrator.asked == []
 
 
-async def test_connections_that_say_nothing_make_room_for_those_that_do(orchestrator, red, hosts):
+async def test_connections_that_say_nothing_make_room_for_those_that_do(orchestrator, red, neighbours):
     silent = [await connect(red, V4, 80) for _ in range(260)]
     assert (await http(red, V4)).status == 200
     for _, writer in silent:
@@ -278,7 +282,7 @@ async def test_what_runs_here_is_not_told(orchestrator, blue):
         assert "aiohttp" not in str((await http(blue, address)).headers).lower()
 
 
-async def test_the_ports_of_the_listeners_are_closed_to_all_other_ways(orchestrator, machine, red):
+async def test_the_ports_of_the_listeners_are_closed_to_all_other_ways(orchestrator, served, red):
     ways = (("10.1.0.1", 9601), ("10.1.0.1", 9602), ("10.2.0.1", 9602), ("10.2.0.1", 9601))
     asked = (http(red, address, port=port, seconds=2) for address, port in ways)
     answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -286,13 +290,13 @@ async def test_the_ports_of_the_listeners_are_closed_to_all_other_ways(orchestra
     assert orchestrator.asked == []
 
 
-async def test_listeners_are_back_after_the_agents_restart(orchestrator, machine, red):
+async def test_listeners_are_back_after_the_agents_restart(orchestrator, served, red):
     for number in (signal.SIGTERM, signal.SIGKILL):
-        await machine.restart(number)
+        await served.restart(number)
         assert (await http(red, V4)).status == 200
 
 
-async def test_a_network_that_goes_takes_its_listener_along(orchestrator, machine, red):
-    await machine.push({"networks": both(machine)[1:]})
+async def test_a_network_that_goes_takes_its_listener_along(orchestrator, served, red):
+    await served.push({"networks": both(served)[1:]})
     with pytest.raises((OSError, TimeoutError)):
         await http(red, V4, seconds=2)

@@ -2,14 +2,15 @@
 
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
-from network_clients import Listener
+from network_clients import Listener, programs
 
 from lab.appliance_machine import Hosts, Machine, eventually, subnet
 from lab.wires import Namespace
+
+pytest_plugins = ("standing_appliance",)
 
 MAC = "fa:20:00:00:00:05"
 
@@ -31,10 +32,7 @@ def network(machine: Machine, name: str = "red", number: int = 1, mode: str | No
 
 def bird(machine: Machine) -> int | None:
     """The process id of BIRD."""
-    for pid in machine.vm.pids():
-        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"bird\0"):
-            return pid
-    return None
+    return next(iter(programs(machine.vm, "bird")), None)
 
 
 def addresses(host: Namespace) -> str:
@@ -45,18 +43,9 @@ def default_route(host: Namespace) -> str:
     return host.ip("-6", "route", "show", "default")
 
 
-@pytest.fixture
-async def machine(appliance: Machine) -> Machine:
-    """An appliance that is plugged into red (ge1) and blue (ge2)."""
-    for name in ("red", "blue"):
-        appliance.plug(name)
-        await appliance.until(lambda status: len(status["interfaces"]) == len(appliance.macs) + 1)
-    return appliance
-
-
-async def test_a_host_makes_its_address_and_finds_the_router_by_itself(machine: Machine, hosts: Hosts):
+async def test_a_host_makes_its_address_and_finds_the_router_by_itself(machine: Machine, neighbours: Hosts):
     await machine.push({"networks": [network(machine, mtu=1400)]})
-    host = hosts.add("host", "red", mac=MAC)
+    host = neighbours.add("host", "red", mac=MAC)
     assert eventually(lambda: "2001:db8:1:0:f820:ff:fe00:5/64" in addresses(host))
     assert "via fe80::f800:ff:fe00:1 dev eth0" in default_route(host)
     assert eventually(lambda: host.run("sysctl", "-n", "net.ipv6.conf.eth0.mtu").stdout.strip() == "1400")
@@ -67,8 +56,8 @@ async def test_a_host_makes_its_address_and_finds_the_router_by_itself(machine: 
     ("mode", "managed", "other", "autonomous"),
     [("slaac", False, False, True), ("dhcpv6-stateless", False, True, True), ("dhcpv6-stateful", True, True, False)],
 )
-async def test_the_mode_says_how_hosts_get_addresses(machine, hosts, mode, managed, other, autonomous):
-    host = hosts.add("host", "red", mac=MAC)
+async def test_the_mode_says_how_hosts_get_addresses(machine, neighbours, mode, managed, other, autonomous):
+    host = neighbours.add("host", "red", mac=MAC)
     with Listener(host) as listener:
         await machine.push({"networks": [network(machine, mode=mode)]})
         heard = await listener.next()
@@ -78,50 +67,50 @@ async def test_the_mode_says_how_hosts_get_addresses(machine, hosts, mode, manag
     assert heard.lifetime > 0
 
 
-async def test_a_stateful_subnet_makes_no_host_choose_an_address(machine, hosts):
-    host = hosts.add("host", "red", mac=MAC)
+async def test_a_stateful_subnet_makes_no_host_choose_an_address(machine, neighbours):
+    host = neighbours.add("host", "red", mac=MAC)
     await machine.push({"networks": [network(machine, mode="dhcpv6-stateful")]})
     assert eventually(lambda: "via fe80::" in default_route(host))
     assert addresses(host) == ""
 
 
-async def test_resolvers_are_the_subnets_in_their_order(machine, hosts):
-    host = hosts.add("host", "red", mac=MAC)
+async def test_resolvers_are_the_subnets_in_their_order(machine, neighbours):
+    host = neighbours.add("host", "red", mac=MAC)
     servers = ["2001:db8::9", "192.0.2.1", "2001:db8::1"]
     with Listener(host) as listener:
         await machine.push({"networks": [network(machine, dns_nameservers=servers)]})
         assert (await listener.next()).resolvers == ["2001:db8::9", "2001:db8::1"]
 
 
-async def test_without_any_the_router_is_the_resolver(machine, hosts):
-    host = hosts.add("host", "red", mac=MAC)
+async def test_without_any_the_router_is_the_resolver(machine, neighbours):
+    host = neighbours.add("host", "red", mac=MAC)
     with Listener(host) as listener:
         await machine.push({"networks": [network(machine)]})
         assert (await listener.next()).resolvers == ["2001:db8:1::1"]
 
 
-async def test_a_subnet_without_a_mode_is_not_advertised(machine, hosts):
-    host = hosts.add("host", "blue", mac=MAC)
+async def test_a_subnet_without_a_mode_is_not_advertised(machine, neighbours):
+    host = neighbours.add("host", "blue", mac=MAC)
     with Listener(host) as listener:
         await machine.push({"networks": [network(machine, mode=None), network(machine, "blue", 2)]})
         assert (await listener.next()).prefixes == {"2001:db8:2::/64": True}
-    silent = hosts.add("silent", "red", mac=MAC)
+    silent = neighbours.add("silent", "red", mac=MAC)
     with Listener(silent) as listener:
         await listener.ask()
         with pytest.raises(TimeoutError):
             await listener.next(3)
 
 
-async def test_a_host_that_asks_is_answered(machine, hosts):
+async def test_a_host_that_asks_is_answered(machine, neighbours):
     await machine.push({"networks": [network(machine)]})
-    host = hosts.add("host", "red", mac=MAC)
+    host = neighbours.add("host", "red", mac=MAC)
     with Listener(host) as listener:
         await listener.ask()
         assert (await listener.next(5)).lifetime > 0
 
 
-async def test_another_mode_is_told_without_a_restart(machine, hosts):
-    host = hosts.add("host", "red", mac=MAC)
+async def test_another_mode_is_told_without_a_restart(machine, neighbours):
+    host = neighbours.add("host", "red", mac=MAC)
     await machine.push({"networks": [network(machine)]})
     before = bird(machine)
     with Listener(host) as listener:
@@ -133,8 +122,8 @@ async def test_another_mode_is_told_without_a_restart(machine, hosts):
     assert bird(machine) == before
 
 
-async def test_a_network_that_goes_says_goodbye_and_others_hear_nothing(machine, hosts):
-    leaving, staying = hosts.add("leaving", "red", mac=MAC), hosts.add("staying", "blue", mac=MAC)
+async def test_a_network_that_goes_says_goodbye_and_others_hear_nothing(machine, neighbours):
+    leaving, staying = neighbours.add("leaving", "red", mac=MAC), neighbours.add("staying", "blue", mac=MAC)
     both = [network(machine), network(machine, "blue", 2)]
     await machine.push({"networks": both})
     before = bird(machine)
@@ -149,8 +138,8 @@ async def test_a_network_that_goes_says_goodbye_and_others_hear_nothing(machine,
     assert bird(machine) == before
 
 
-async def test_a_router_that_is_switched_off_says_goodbye(machine, hosts):
-    host = hosts.add("host", "red", mac=MAC)
+async def test_a_router_that_is_switched_off_says_goodbye(machine, neighbours):
+    host = neighbours.add("host", "red", mac=MAC)
     await machine.push({"networks": [network(machine)]})
     assert eventually(lambda: "via fe80::" in default_route(host))
     await machine.push({"admin_state_up": False, "networks": [network(machine)]})
@@ -165,7 +154,7 @@ async def test_nothing_runs_where_nothing_is_advertised(machine):
     assert bird(machine) is None
 
 
-async def test_the_process_survives_the_agents_restart_and_comes_back_when_it_is_killed(machine, hosts):
+async def test_the_process_survives_the_agents_restart_and_comes_back_when_it_is_killed(machine, neighbours):
     await machine.push({"networks": [network(machine)]})
     before = bird(machine)
     await machine.restart(signal.SIGKILL)
@@ -173,5 +162,5 @@ async def test_the_process_survives_the_agents_restart_and_comes_back_when_it_is
     assert bird(machine) == before
     os.kill(before, signal.SIGKILL)
     assert eventually(lambda: bird(machine) not in (None, before))
-    host = hosts.add("host", "red", mac=MAC)
+    host = neighbours.add("host", "red", mac=MAC)
     assert eventually(lambda: "via fe80::" in default_route(host))
