@@ -38,6 +38,7 @@ MAX_LABELS = 1_024
 MAX_PREFIXES = 1_024
 MAX_SERVERS = 16
 MAX_PORT_ADDRESSES = 64
+MAX_DHCP_OPTIONS = 64
 
 IPv6Mode = Literal["slaac", "dhcpv6-stateful", "dhcpv6-stateless"]
 
@@ -101,6 +102,14 @@ class Subnet(_Model):
         return self
 
 
+class DhcpOption(_Model):
+    """One of a port's `extra_dhcp_opts`, as Neutron has them: a name or a number, and a value."""
+
+    opt_name: Text
+    opt_value: Text
+    ip_version: Literal[4, 6] = 4
+
+
 class Allocation(_Model):
     """One port's addresses on a network; an address is true when DHCP serves it."""
 
@@ -108,6 +117,7 @@ class Allocation(_Model):
     hostname: Hostname = ""
     mac_address: Mac
     ip_addresses: Annotated[dict[Address, bool], Field(max_length=MAX_PORT_ADDRESSES)] = {}
+    extra_dhcp_opts: Annotated[list[DhcpOption], Field(max_length=MAX_DHCP_OPTIONS)] = []
 
 
 class Network(_Model):

@@ -28,7 +28,7 @@ INTERFACE_OWNERS = (
 GATEWAY_OWNER = "network:router_gateway"
 
 _ALLOCATION_FIELDS = ("id", "network_id", "device_id", "device_owner", "mac_address", "fixed_ips", "description",
-                      "dns_name", "admin_state_up")  # fmt: skip
+                      "dns_name", "admin_state_up", "extra_dhcp_opts")  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -120,6 +120,39 @@ async def test_the_unspecified_address_as_name_server_means_none(machine, instan
     assert "domain_name_servers" not in lease
 
 
+async def test_a_port_gets_its_own_options_and_no_other_does(machine, instance):
+    options = [
+        {"opt_name": "bootfile-name", "opt_value": "pxelinux.0"},
+        {"opt_name": "66", "opt_value": "boot.example.org"},
+        {"opt_name": "dns-server", "opt_value": "192.0.2.7"},
+        {"opt_name": "bootfile-url", "opt_value": "http://example.org/boot", "ip_version": 6},
+    ]
+    own, other = allocation(ONE, "10.1.0.5", extra_dhcp_opts=options), allocation(TWO, "10.1.0.6")
+    await push(machine, red(machine, own, other))
+    lease = await instance("red", ONE).lease()
+    given = lease["bootfile_name"], lease["tftp_server_name"], lease["domain_name_servers"]
+    assert given == ("pxelinux.0", "boot.example.org", "192.0.2.7")
+    lease = await instance("red", TWO).lease()
+    assert lease["domain_name_servers"] == "10.1.0.1"
+    assert "bootfile_name" not in lease
+
+
+async def test_options_that_make_no_sense_keep_nobody_from_an_address(machine, instance):
+    options = [
+        {"opt_name": "bootfile-name", "opt_value": "a\ndhcp-script=/bin/sh"},
+        {"opt_name": "no-such-option", "opt_value": "1"},
+        {"opt_name": "ntp-server", "opt_value": "not an address"},
+        {"opt_name": "option:router,tag:", "opt_value": '"'},
+        {"opt_name": "51", "opt_value": "1"},
+        {"opt_name": "tftp-server", "opt_value": "boot.example.org"},
+    ]
+    await push(machine, red(machine, allocation(ONE, "10.1.0.5", extra_dhcp_opts=options)))
+    lease = await instance("red", ONE).lease()
+    assert (lease["ip_address"], lease["dhcp_lease_time"]) == ("10.1.0.5", "86400")
+    assert lease["tftp_server_name"] == "boot.example.org"
+    assert "bootfile_name" not in lease
+
+
 async def test_an_unknown_host_gets_nothing(machine, instance):
     await push(machine, red(machine, allocation(ONE, "10.1.0.5")))
     assert await instance("red", TWO).lease(seconds=2) == {}

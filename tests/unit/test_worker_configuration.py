@@ -89,6 +89,21 @@ def test_allocations_are_the_instances_ports_and_nobody_elses() -> None:
     assert network(built, EXTERNAL)["address_allocations"] == []
 
 
+def test_extra_dhcp_options_go_with_their_port_in_one_order() -> None:
+    given = reading()
+    port = next(port for port in given.allocations if port["device_id"] == uuid(70))
+    port["extra_dhcp_opts"] = [
+        {"opt_name": "tftp-server", "opt_value": "10.0.0.2", "ip_version": 4},
+        {"opt_name": "bootfile-name", "opt_value": "pxelinux.0"},
+    ]
+    first, second = network(build(given), PRIVATE)["address_allocations"]
+    assert first["extra_dhcp_opts"] == [
+        {"opt_name": "bootfile-name", "opt_value": "pxelinux.0", "ip_version": 4},
+        {"opt_name": "tftp-server", "opt_value": "10.0.0.2", "ip_version": 4},
+    ]
+    assert "extra_dhcp_opts" not in second
+
+
 def test_floating_ips_that_are_associated_and_metering_labels() -> None:
     built = build(reading())
     assert [(one["floating_ip"], one["fixed_ip"]) for one in built["floating_ips"]] == [

@@ -24,6 +24,8 @@ A day is Neutron's default. DHCPv6 knows hosts by an identifier that a rebuilt i
 MOST_LEASES = 65_535
 
 _WORD = re.compile(r"[A-Za-z0-9._:/-]+")
+# Whatever stands in a line as it is: no quotes, no escapes, no comments.
+_VALUE = re.compile(r"[ !$-\[\]-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,10 @@ def main_file(files: Files, ifname: str, link: int, network: Mapping[str, Any]) 
 
 
 def options_file(network: Mapping[str, Any]) -> str:
-    """The options of the subnets. One without a value is not sent, though dnsmasq would by itself."""
+    """The options of the subnets, then those of single hosts, which go before.
+
+    One without a value is not sent, though dnsmasq would by itself.
+    """
     lines: list[str] = []
     for number, subnet in enumerate(network["subnets"]):
         tag = f"tag:subnet{number}"
@@ -99,6 +104,9 @@ def options_file(network: Mapping[str, Any]) -> str:
         if routes:
             # 249 is what Windows asked for before RFC 3442.
             lines += [_option(tag, "option:classless-static-route", routes), _option(tag, "249", routes)]
+    for host in network["hosts"]:
+        for version, number, value in host.get("options", ()):
+            lines.append(_option(f"tag:{_tag(host)}", _number(version, number), [_value(value)]))
     return _text(lines)
 
 
@@ -131,8 +139,9 @@ def owners_in(hosts: str) -> dict[str, str]:
     found = {}
     for line in hosts.splitlines():
         mac, *words = line.split(",")
-        # Names have neither dots nor colons.
-        found.update({word.strip("[]"): mac for word in words if ("." in word or ":" in word) and word != "id:*"})
+        # Names have neither dots nor colons, identifiers and tags have both a name and a colon.
+        addresses = (word.strip("[]") for word in words if not word.startswith(("id:", "set:")))
+        found.update({word: mac for word in addresses if "." in word or ":" in word})
     return found
 
 
@@ -166,7 +175,7 @@ def _option(tag: str, name: str, values: Iterable[str]) -> str:
 
 def _host(host: Mapping[str, Any]) -> Iterator[str]:
     # With "id:*" a host is known by its MAC address whatever it calls itself, as when its firmware asks first.
-    begin = [_word(host["mac_address"]), "id:*"]
+    begin = [_word(host["mac_address"]), "id:*", *([f"set:{_tag(host)}"] if host.get("options") else [])]
     end = [_word(host["hostname"])] if host["hostname"] else []
     v4 = [_word(address) for address in host["addresses"] if version_of(address) == 4]
     v6 = [f"[{_word(address)}]" for address in host["addresses"] if version_of(address) == 6]
@@ -175,9 +184,26 @@ def _host(host: Mapping[str, Any]) -> Iterator[str]:
         yield ",".join((*begin, address, *end))
 
 
+def _number(version: int, number: int) -> str:
+    if version == 6:
+        return f"option6:{int(number)}"
+    # The end of all options to others; dnsmasq keeps by this number a field of the message's head.
+    return "option:server-ip-address" if number == 255 else str(int(number))
+
+
+def _tag(host: Mapping[str, Any]) -> str:
+    return f"host{_word(host['mac_address']).replace(':', '')}"
+
+
 def _word(value: str) -> str:
     if not _WORD.fullmatch(value):
         raise BackendError(f"{value[:64]!a} cannot stand in a file of dnsmasq")
+    return value
+
+
+def _value(value: str) -> str:
+    if not _VALUE.fullmatch(value):
+        raise BackendError(f"{value[:64]!a} cannot be an option's value in a file of dnsmasq")
     return value
 
 

@@ -9,6 +9,7 @@ from ..fields import version_of
 from ..models import Allocation, Configuration, Network, Subnet
 from ..validation import FieldError
 from .base import RecordedService
+from .dhcp_options import usable
 from .metadata_proxy import METADATA_ADDRESS
 
 DOMAIN = "openstacklocal"
@@ -111,7 +112,7 @@ def _resolvers(subnet: Subnet, management: Iterable[_Cidr]) -> Iterable[str]:
 
 def _host(allocation: Allocation, given: Iterable[_Cidr]) -> dict[str, Any]:
     """`addresses` are those that DHCP gives, `names` all that its name stands for."""
-    return {
+    host: dict[str, Any] = {
         "mac_address": allocation.mac_address,
         "hostname": allocation.hostname.partition(".")[0],
         "addresses": [
@@ -121,6 +122,9 @@ def _host(allocation: Allocation, given: Iterable[_Cidr]) -> dict[str, Any]:
         ],
         "names": list(allocation.ip_addresses),
     }
+    if options := usable(allocation.extra_dhcp_opts):
+        host["options"] = options
+    return host
 
 
 def _is_served(subnet: Subnet) -> bool:
