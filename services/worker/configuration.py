@@ -179,26 +179,24 @@ def _allocations(reading: RouterReading, network_id: str, subnet_ids: set[str]) 
                     "hostname": _hostname(str(port.get("dns_name") or ""), "host-" + re.sub(r"[.:]+", "-", first)),
                     "mac_address": port["mac_address"],
                     "ip_addresses": dict(sorted(addresses.items())),
-                    **_dhcp_options(port),
+                    "extra_dhcp_opts": _dhcp_options(port),
                 }
             )
     return sorted(found, key=lambda entry: (str(entry["mac_address"]), min(entry["ip_addresses"])))
 
 
-def _dhcp_options(port: Json) -> Json:
-    """As Neutron has them, as many as an appliance takes; no member at all for the many ports that have none."""
-    options = sorted(
-        (
-            {
-                "opt_name": str(option["opt_name"]),
-                "opt_value": str(option["opt_value"]),
-                "ip_version": int(option.get("ip_version") or 4),
-            }
-            for option in port.get("extra_dhcp_opts") or ()
-        ),
-        key=lambda option: (option["ip_version"], option["opt_name"], option["opt_value"]),
+def _dhcp_options(port: Json) -> list[Json]:
+    """As Neutron has them, as many as an appliance takes."""
+    options = (
+        {
+            "opt_name": str(option["opt_name"]),
+            "opt_value": str(option["opt_value"]),
+            "ip_version": int(option.get("ip_version") or 4),
+        }
+        for option in port.get("extra_dhcp_opts") or ()
     )
-    return {"extra_dhcp_opts": options[:_MOST_DHCP_OPTIONS]} if options else {}
+    ordered = sorted(options, key=lambda option: (option["ip_version"], option["opt_name"], option["opt_value"]))
+    return ordered[:_MOST_DHCP_OPTIONS]
 
 
 def _port_forwardings(reading: RouterReading) -> list[Json]:

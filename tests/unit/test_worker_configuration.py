@@ -101,7 +101,7 @@ def test_extra_dhcp_options_go_with_their_port_in_one_order() -> None:
         {"opt_name": "bootfile-name", "opt_value": "pxelinux.0", "ip_version": 4},
         {"opt_name": "tftp-server", "opt_value": "10.0.0.2", "ip_version": 4},
     ]
-    assert "extra_dhcp_opts" not in second
+    assert second["extra_dhcp_opts"] == []
 
 
 def test_floating_ips_that_are_associated_and_metering_labels() -> None:
