@@ -120,6 +120,8 @@ def _clean(admin: Connection) -> None:
             network.delete_port(port)
     if tenant:
         for fip in list(network.ips(project_id=tenant.id)):
+            for forwarding in list(network.floating_ip_port_forwardings(fip)):
+                network.delete_floating_ip_port_forwarding(fip, forwarding)
             network.delete_ip(fip)
         for router in list(network.routers(project_id=tenant.id)):
             network.put(f"/routers/{router.id}", json={"router": {"routes": []}})

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,7 +71,7 @@ class RealCloud:
 
     def client(self, *words: str, cloud: str = "user") -> Any:
         """Run the openstack client as a user would; answers with its JSON, or its text."""
-        quiet = {"delete", "set", "unset", "add", "remove"} & set(words[1:3])
+        quiet = {"delete", "set", "unset", "add", "remove"} & set(words[1:5])
         format_ = () if quiet else ("-f", "json")
         code, output, errors = self.clients[cloud].run(*words, *format_)
         assert code == 0, f"openstack {' '.join(words)}: {errors[-2000:]}"
@@ -103,6 +104,13 @@ class RealCloud:
         ask = ("curl", "-sg", "--max-time", "2", f"http://{address}/")
         done = self.hypervisor.internet().run(*ask, check=False)
         return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def internet_connects(self, address: str) -> socket.socket:
+        """A TCP connection from the Internet to port 80 of an address, on which nothing was said yet."""
+        connection = self.hypervisor.internet().socket()
+        connection.settimeout(3.0)
+        connection.connect((address, 80))
+        return connection
 
     # The system's processes
 

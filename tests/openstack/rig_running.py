@@ -25,7 +25,7 @@ STATE = Path(os.environ.get("RIG_STATE", "/tmp/openstack-rig"))  # noqa: S108 - 
 OURS = STATE / "astara-lab"
 CLOUDS = STATE / "clouds.yaml"
 _OPTIONS = STATE / "options"
-_NOVA = OURS / "nova.conf"
+_NOVA, _NEUTRON = OURS / "nova.conf", OURS / "neutron.conf"
 _DRIVER = "compute_driver = astara_lab.NamespaceDriver"
 
 
@@ -34,6 +34,7 @@ def control_plane() -> Iterator[tuple[Connection, Hypervisor]]:
     """An admin's connection to a control plane that answers, and the hypervisor on which its Nova boots."""
     OURS.mkdir(parents=True, exist_ok=True)
     _NOVA.write_text(f"[DEFAULT]\n{_DRIVER}\n[astara_lab]\nsocket = {OURS}/hypervisor/socket\n")
+    _NEUTRON.write_text("[DEFAULT]\nservice_plugins = router,port_forwarding\n")
     with _hypervisor() as hypervisor, _up():
         os.environ["OS_CLIENT_CONFIG_FILE"] = str(CLOUDS)
         with openstack.connect(cloud="rig") as connection:
@@ -66,12 +67,12 @@ def _hypervisor() -> Iterator[Hypervisor]:
 @contextlib.contextmanager
 def _up() -> Iterator[None]:
     remembered = _OPTIONS.read_bytes() if _OPTIONS.exists() else None
-    if remembered is not None and str(_NOVA).encode() in remembered and _answers():
+    if remembered is not None and str(_NEUTRON).encode() in remembered and _answers():
         yield
         return
     environment = {
         **os.environ, "RIG_STATE": str(STATE), "RIG_EXTRA_PIP": str(ROOT / "lab" / "nova_driver"),
-        "RIG_NOVA_EXTRA_CONF": str(_NOVA),
+        "RIG_NOVA_EXTRA_CONF": str(_NOVA), "RIG_NEUTRON_EXTRA_CONF": str(_NEUTRON),
     }  # fmt: skip
     # What runs without the driver would keep running without it.
     subprocess.run([str(RIG / "down")], env=environment, check=True, timeout=300)

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pytest
 from rig_cloud import Host, RealCloud
 
 from lab.hypervisor.outside import INTERNET
@@ -55,11 +56,37 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     hairpin = db.asks(floating)
     assert hairpin is not None
     assert hairpin["name"].startswith("web")
-    client("floating", "ip", "unset", "--port", fip["id"])
-    until("web is hidden again", lambda: web.seen_as() == snat)
-    assert cloud.internet_asks(floating) is None
+    with cloud.internet_connects(floating) as connection:
+        client("floating", "ip", "unset", "--port", fip["id"])
+        until("web is hidden again", lambda: web.seen_as() == snat)
+        assert cloud.internet_asks(floating) is None
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
     client("floating", "ip", "set", "--port", port, fip["id"])
     until("the Internet reaches web again", lambda: _name(cloud, floating) == "web")
+
+    print("a port of a floating IP, for a host that has none of its own")
+    door = client("floating", "ip", "create", "rig-external")
+    inside = next(cloud.user.network.ports(device_id=db.id)).id
+    forwarding = client(
+        "floating", "ip", "port", "forwarding", "create", door["id"], "--port", inside, "--internal-ip-address",
+        db.address, "--internal-protocol-port", "80", "--external-protocol-port", "8080", "--protocol", "tcp",
+    )["id"]  # fmt: skip
+    forwarded = f"{door['floating_ip_address']}:8080"
+    until("the Internet reaches db by its port", lambda: _name(cloud, forwarded) == "db")
+    assert cloud.internet_asks(str(door["floating_ip_address"])) is None
+    assert db.seen_as() == snat
+    client("floating", "ip", "port", "forwarding", "delete", door["id"], forwarding)
+    until("and no more", lambda: cloud.internet_asks(forwarded) is None)
+    client("floating", "ip", "delete", door["id"])
+
+    print("a router that translates nothing")
+    client("router", "set", "r1", "--external-gateway", "rig-external", "--disable-snat", cloud="admin")
+    until("the Internet, which learns of net1 by BGP, sees db itself", lambda: db.seen_as() == db.address)
+    assert web.seen_as() == floating
+    client("router", "set", "r1", "--external-gateway", "rig-external", "--enable-snat", cloud="admin")
+    until("and r1 again", lambda: db.seen_as() == snat)
 
     print("extra routes, both ways of setting them; the second is not announced by Neutron")
     for address in ("192.0.2.1/32", "198.51.100.1/32"):
