@@ -157,6 +157,14 @@ async def test_a_network_that_comes_or_goes_is_announced_or_withdrawn_in_the_sam
     assert upstream.session() == session
 
 
+async def test_a_prefix_that_is_still_to_be_delegated_is_not_announced(machine, upstream):
+    changed = wanted(machine)
+    changed["networks"][1]["subnets"].append(subnet("later", "::/64", None))
+    await machine.push(changed)
+    upstream.start(OURS, ROUTER6, UPSTREAM6)
+    assert becomes(machine, lambda: upstream.routes(6) == {"2001:db8:1::/64"})
+
+
 async def test_a_link_local_gateway_is_a_neighbour_too(machine, upstream):
     await machine.push(wanted(machine, default_v6_gateway="fe80::1"))
     own = f"fe80::f800:ff:fe00:{list(machine.macs).index('blue') + 1:x}"
@@ -213,7 +221,8 @@ async def test_packets_and_routes_stay_while_bird_dies_and_comes_back(machine, u
     assert becomes(machine, lambda: upstream.is_up() and upstream.session() != session)
     # What is taught now shows that the recovery is over.
     changed = wanted(machine)
-    changed["networks"][1]["subnets"].append(subnet("more", "2001:db8:2::/64", None))
+    changed["networks"][1]["subnets"].append(subnet("more", "2001:db8:2::/64", "2001:db8:2::1"))
+    changed["networks"][1]["interface"]["addresses"].append("2001:db8:2::1/64")
     await machine.push(changed)
     assert eventually(lambda: "2001:db8:2::/64" in upstream.routes(6))
     running.send_signal(signal.SIGINT)

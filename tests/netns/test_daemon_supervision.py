@@ -80,12 +80,16 @@ async def test_a_note_that_names_another_process_is_not_believed(tmp_path, note)
     assert daemon.pid is None
 
 
-async def test_one_with_another_command_line_is_not_ours(daemon, tmp_path):
+async def test_one_of_an_older_version_runs_until_the_new_one_is_started(daemon, tmp_path):
     pid = daemon.pid
     daemon.close()
     other = daemon_in(tmp_path, "--no-ident")
     assert not other.adopt()
     assert is_running(pid)
+    await other.start()
+    assert not is_running(pid)
+    assert is_running(other.pid)
+    await other.stop()
 
 
 async def test_one_that_is_killed_comes_back_and_the_log_says_so(daemon, caplog):

@@ -4,7 +4,8 @@ What is always true:
 
 - A daemon runs in a session of its own and outlives the agent. What an earlier agent started is taken charge of again
   when process id, start time and command line are those of the note; when the note is missing or wrong, by the command
-  line alone, which names files that no other agent has.
+  line alone, which names files that no other agent has. One of the note that has another command line was started by
+  an older version of the agent: it runs until it is started anew or stopped.
 - A daemon that ends by itself is started again, at once the first time, then more and more slowly; the log says so.
 - A process is only ever signalled by its descriptor (pidfd_open(2)), so never another one that got its number.
 - One is ready when it has written its number to its pid file, which dnsmasq and BIRD do when they have accepted their
@@ -50,7 +51,7 @@ class Daemon:
     Its output goes where the agent's standard error goes. All methods belong to one event loop.
     """
 
-    __slots__ = ("_argv", "_failures", "_note", "_pid_file", "_process", "_timer", "_watched", "name")
+    __slots__ = ("_argv", "_failures", "_note", "_outdated", "_pid_file", "_process", "_timer", "_watched", "name")
 
     def __init__(self, name: str, argv: Sequence[str], runtime: Path) -> None:
         self.name = name
@@ -58,6 +59,7 @@ class Daemon:
         self._pid_file = pid_file(name, runtime)
         self._note = runtime / f"{name}.started"
         self._process: _Process | None = None
+        self._outdated: _Process | None = None
         self._watched: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._failures = 0
@@ -69,16 +71,23 @@ class Daemon:
 
     def adopt(self) -> bool:
         """Take charge of the process that runs already, if there is one. Nothing is started or signalled."""
-        if self._process is None:
-            self._process = self._noted() or _Process.find(self._argv)
-            if self._process is not None:
-                self._write_note(self._process)
-                self._watch()
+        if self._process is not None:
+            return True
+        self._forget_outdated()
+        noted = self._noted()
+        if noted is not None and noted.argv != self._argv:
+            self._outdated = noted
+            return False
+        self._process = noted or _Process.find(self._argv)
+        if self._process is not None:
+            self._write_note(self._process)
+            self._watch()
         return self._process is not None
 
     async def start(self) -> None:
         """Start it and wait until it is ready. Raises `BackendError`, and then it does not run."""
         self._cancel_timer()
+        await self._end_outdated()
         if self._process is None:
             self._spawn()
         try:
@@ -96,6 +105,7 @@ class Daemon:
         """End it, by force if it takes too long, and return when it is gone."""
         self._cancel_timer()
         self._unwatch()
+        await self._end_outdated()
         process, self._process = self._process, None
         if process is not None:
             try:
@@ -110,9 +120,21 @@ class Daemon:
         """The agent ends; the daemon goes on."""
         self._cancel_timer()
         self._unwatch()
+        self._forget_outdated()
         if self._process is not None:
             self._process.close()
             self._process = None
+
+    async def _end_outdated(self) -> None:
+        if self._outdated is not None:
+            _log.info("%s: process %d is of an older version, and is ended", self.name, self._outdated.pid)
+            await self._outdated.end()
+            self._forget_outdated()
+
+    def _forget_outdated(self) -> None:
+        if self._outdated is not None:
+            self._outdated.close()
+            self._outdated = None
 
     def _spawn(self) -> None:
         try:
@@ -193,7 +215,7 @@ class Daemon:
             pid, ticks = map(int, self._note.read_text(encoding="ascii").split())
         except (OSError, ValueError):
             return None
-        process = _Process.open(pid, self._argv)
+        process = _Process.open(pid)
         if process is not None and process.ticks != ticks:
             process.close()
             return None
@@ -212,6 +234,7 @@ class _Process:
     pid: int
     descriptor: int
     ticks: int
+    argv: tuple[str, ...]
 
     @classmethod
     def start(cls, argv: tuple[str, ...]) -> Self:
@@ -234,28 +257,33 @@ class _Process:
         )
         # It cannot vanish before: it is a child that nobody has waited for.
         descriptor = os.pidfd_open(pid)
-        return cls(pid, descriptor, _start_of(pid) or 0)
+        return cls(pid, descriptor, _start_of(pid) or 0, argv)
 
     @classmethod
-    def open(cls, pid: int, argv: tuple[str, ...]) -> Self | None:
-        """The process `pid` if it runs and has this command line."""
+    def open(cls, pid: int) -> Self | None:
+        """The process `pid` if it runs."""
         try:
             descriptor = os.pidfd_open(pid)
         except (OSError, ValueError):
             return None
         # The descriptor came first: while it is not readable, /proc speaks of the same process.
-        ticks = _start_of(pid) if _command_of(pid) == argv else None
-        if ticks is None or _is_over(descriptor):
+        ticks, argv = _start_of(pid), _command_of(pid)
+        if ticks is None or argv is None or _is_over(descriptor):
             os.close(descriptor)
             return None
-        return cls(pid, descriptor, ticks)
+        return cls(pid, descriptor, ticks, argv)
 
     @classmethod
     def find(cls, argv: tuple[str, ...]) -> Self | None:
         """A process with this command line."""
-        pids = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
-        found = (cls.open(pid, argv) for pid in pids if _command_of(pid) == argv)
-        return next((process for process in found if process is not None), None)
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit() and _command_of(int(entry.name)) == argv:
+                process = cls.open(int(entry.name))
+                if process is not None and process.argv == argv:
+                    return process
+                if process is not None:
+                    process.close()
+        return None
 
     @property
     def started(self) -> float:

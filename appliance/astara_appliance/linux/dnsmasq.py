@@ -14,11 +14,12 @@ from typing import Any
 from ..backend import BackendError
 from ..fields import version_of
 
-LEASE_SECONDS = {4: 86_400, 6: 3_600}
+LEASE_SECONDS = {4: 86_400, 6: 900}
 """How long a lease lasts, by IP version.
 
 A day is Neutron's default. DHCPv6 knows hosts by an identifier that a rebuilt instance makes anew (RFC 8415, section
-11), and dnsmasq gives an address to another identifier only when the lease has ended, whatever the MAC address.
+11), and dnsmasq gives an address to another identifier only when the lease has ended, whatever the MAC address: so long
+may an instance have to wait after it was rebuilt.
 """
 
 MOST_LEASES = 65_535

@@ -11,6 +11,7 @@ from ..fields import version_of
 from ..models import Configuration
 from ..validation import FieldError
 from .base import RecordedService
+from .dhcp import own_address
 
 
 class Bgp(RecordedService):
@@ -38,11 +39,7 @@ class Bgp(RecordedService):
         ]
         if configuration.asn is None or not gateways or not configuration.admin_state_up:
             return {}
-        internal = [
-            (self._names.of(network.interface), subnet.cidr)
-            for network in configuration.networks_of("internal")
-            for subnet in network.subnets
-        ]
+        internal = {subnet.cidr for network in configuration.networks_of("internal") for subnet in network.subnets}
         management = [ip_interface(address).network for address in self._boot.management.addresses]
         connected = [
             ip_interface(address).network
@@ -57,11 +54,13 @@ class Bgp(RecordedService):
                 for gateway in gateways
             ],
             "announce": [
-                {"prefix": cidr, "ifname": ifname}
-                for ifname, cidr in internal
-                if version_of(cidr) == 6 or not configuration.enable_snat
+                {"prefix": subnet.cidr, "ifname": self._names.of(network.interface)}
+                for network in configuration.networks_of("internal")
+                for subnet in network.subnets
+                # Not where the router is not: a prefix that shall be delegated is "::/64" until it is.
+                if own_address(network, subnet) and (version_of(subnet.cidr) == 6 or not configuration.enable_snat)
             ],
-            "refused": sorted({cidr for _, cidr in internal} | {str(network) for network in (*management, *connected)}),
+            "refused": sorted(internal | {str(network) for network in (*management, *connected)}),
         }
 
     def _towards(self, configuration: Configuration, gateway: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Dhcp(RecordedService):
             for index, network in enumerate(configuration.networks)
             if network.network_type == "internal"
             for position, subnet in enumerate(network.subnets)
-            if _is_served(subnet) and _bytes_of(_routes(subnet, "0.0.0.0")) > _MOST_ROUTE_BYTES
+            if _is_served(network, subnet) and _bytes_of(_routes(subnet, "0.0.0.0")) > _MOST_ROUTE_BYTES
         ]
 
     def render(self, configuration: Configuration) -> State:
@@ -51,7 +51,7 @@ class Dhcp(RecordedService):
 
 def is_served(network: Network) -> bool:
     """Whether dnsmasq runs on a network, for DHCP and as the resolver of its hosts' names."""
-    return any(_is_served(subnet) for subnet in network.subnets)
+    return any(_is_served(network, subnet) for subnet in network.subnets)
 
 
 def own_address(network: Network, subnet: Subnet) -> str | None:
@@ -62,7 +62,7 @@ def own_address(network: Network, subnet: Subnet) -> str | None:
 
 
 def _wanted(network: Network, management: Iterable[_Cidr]) -> dict[str, Any]:
-    served = [subnet for subnet in network.subnets if _is_served(subnet)]
+    served = [subnet for subnet in network.subnets if _is_served(network, subnet)]
     given = [ip_network(subnet.cidr) for subnet in served if subnet.ipv6_address_mode != "dhcpv6-stateless"]
     return {
         "mtu": network.interface.mtu or network.mtu or 1500,
@@ -127,7 +127,7 @@ def _host(allocation: Allocation, given: Iterable[_Cidr]) -> dict[str, Any]:
     return host
 
 
-def _is_served(subnet: Subnet) -> bool:
-    """DHCPv6 answers in the two modes that want it; with SLAAC the addresses come from advertisements."""
+def _is_served(network: Network, subnet: Subnet) -> bool:
+    """Where the router has an address; with SLAAC, hosts get theirs from advertisements."""
     wants = version_of(subnet.cidr) == 4 or subnet.ipv6_address_mode in ("dhcpv6-stateful", "dhcpv6-stateless")
-    return subnet.dhcp_enabled and wants
+    return subnet.dhcp_enabled and wants and own_address(network, subnet) is not None
