@@ -7,6 +7,7 @@ what is lost. Everything stays there to be looked at; running it again begins wi
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def run(layout: Layout, console: Console, routers: list[TenantRouter]) -> None:
         _replaced(stage, address)
     console.print(
         f"\n[bold green]All of it happened.[/] Look around: "
-        f"python -m lab.hypervisor --root {layout.hypervisor} list (or console, exec, kill, reboot)",
+        f"{sys.executable} -m lab.hypervisor --root {layout.hypervisor} list (or console, exec, kill, reboot)",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 
@@ -209,7 +210,7 @@ def _replaced(stage: _Stage, address: str) -> None:
     with Ping(stage.hypervisor.internet(), address) as ping:
         stage.until("pings are answered", lambda: ping.sent > _PINGS_BEFORE and not ping.lost)
         stage.show("internet", " ".join(ping.command), "")
-        stage.show("lab", f"python -m lab.hypervisor --root {stage.hypervisor.root} kill {before}", "")
+        stage.show("lab", f"{sys.executable} -m lab.hypervisor --root {stage.hypervisor.root} kill {before}", "")
         began = time.monotonic()
         stage.hypervisor.kill(before)
         _watch(stage, before, ping, began)

@@ -45,6 +45,15 @@ def what_next(console: Console, layout: Layout, plan: Plan, routers: Sequence[Te
         ],
         "Read": [f"tail -f {layout.logs}/worker-1.log       # one file a service", str(layout.config)],
     }
+    if plan.namespaces:
+        machines = f"{sys.executable} -m lab.hypervisor --root {layout.hypervisor}"
+        sections["See its packets"] = [
+            "make demo                                # a tenant's host, step by step; then the appliance is killed",
+            f"{machines} list",
+            f"{machines} exec astara-router-{first.router_id} {_tool('astara-appliance')} show",
+            f"{machines} exec astara-router-{first.router_id} nft list ruleset",
+            f"{machines} kill astara-router-{first.router_id}      # or console, reboot, exec … bash",
+        ]
     for title, lines in sections.items():
         console.print(f"[bold]{title}[/bold]")
         for line in lines:
