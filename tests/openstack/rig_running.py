@@ -1,10 +1,12 @@
 """The control plane of ../shared/openstack-rig, with our Nova driver: its servers are machines made of namespaces.
 
 A control plane that runs already with the driver is used as it is and stays up; otherwise it is brought up, and taken
-down at the end. What the rig remembers of its options is put back.
+down at the end. What the rig remembers of its options is put back. There is one rig on a machine: a second run of these
+tests, from any checkout, is refused.
 """
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import openstack
+import pytest
 from keystoneauth1.exceptions import ClientException
 from openstack.connection import Connection
 from openstack.exceptions import SDKException
@@ -35,10 +38,20 @@ def control_plane() -> Iterator[tuple[Connection, Hypervisor]]:
     OURS.mkdir(parents=True, exist_ok=True)
     _NOVA.write_text(f"[DEFAULT]\n{_DRIVER}\n[astara_lab]\nsocket = {OURS}/hypervisor/socket\n")
     _NEUTRON.write_text("[DEFAULT]\nservice_plugins = router,port_forwarding\n")
-    with _hypervisor() as hypervisor, _up():
+    with _alone(), _hypervisor() as hypervisor, _up():
         os.environ["OS_CLIENT_CONFIG_FILE"] = str(CLOUDS)
         with openstack.connect(cloud="rig") as connection:
             yield connection, hypervisor
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    with (OURS / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pytest.fail(f"another run of these tests uses the control plane in {STATE}")
+        yield
 
 
 @contextlib.contextmanager
