@@ -51,6 +51,15 @@ def said(standing_machine: Machine) -> "Said":
     return Said(standing_machine)
 
 
+async def plug_again(machine: Machine, network: str) -> None:
+    """Pull an interface out and put it in again, as a hypervisor may; the kernel gives it another index."""
+    there = len((await machine.status())["interfaces"])
+    machine.unplug(network)
+    await machine.until(lambda status: len(status["interfaces"]) < there)
+    machine.plug(network)
+    await machine.until(lambda status: len(status["interfaces"]) == there and status["digest"] is not None)
+
+
 class Said:
     """What is new in the appliance's log."""
 

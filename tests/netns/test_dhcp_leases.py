@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from network_clients import Instance, programs, routes_of
+from standing_appliance import plug_again
 
 from lab.appliance_machine import Hosts, Machine, subnet, uuid_of
 
@@ -329,3 +330,13 @@ async def test_leases_survive_a_reboot(machine, instance):
     await machine.until(lambda status: len(status["interfaces"]) == 3)
     assert sorted(dnsmasqs(machine)) == ["ge1", "ge2"]
     assert [lease_file(machine, ifname) for ifname in ("ge1", "ge2")] == leases
+
+
+async def test_hosts_are_served_on_an_interface_that_was_plugged_again(machine, instance):
+    await push(machine, red(machine), blue(machine, allocation(ONE, "10.2.0.5", "2001:db8:2::88")))
+    before = dnsmasqs(machine)
+    await plug_again(machine, "blue")
+    assert dnsmasqs(machine)["ge1"] == before["ge1"]
+    host = instance("blue", ONE)
+    assert (await host.lease(4))["ip_address"] == "10.2.0.5"
+    assert (await host.lease(6))["ip6_address"] == "2001:db8:2::88"

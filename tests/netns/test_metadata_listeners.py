@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from network_clients import connect, http, read_answer
+from standing_appliance import plug_again
 
 from lab.appliance_machine import INSTANCE, ORCHESTRATOR, RESOURCE, TOKEN, Hosts, Machine, subnet, uuid_of
 from lab.wires import Namespace
@@ -300,3 +301,9 @@ async def test_a_network_that_goes_takes_its_listener_along(orchestrator, served
     await served.push({"networks": both(served)[1:]})
     with pytest.raises((OSError, TimeoutError)):
         await http(red, V4, seconds=2)
+
+
+async def test_requests_are_heard_on_an_interface_that_was_plugged_again(orchestrator, served, red):
+    await plug_again(served, "red")
+    for address in (V4, V6):
+        assert (await http(red, address)).status == 200

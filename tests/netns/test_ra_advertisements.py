@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from network_clients import Listener, programs
+from standing_appliance import plug_again
 
 from lab.appliance_machine import Hosts, Machine, eventually, subnet
 from lab.wires import Namespace
@@ -164,3 +165,13 @@ async def test_the_process_survives_the_agents_restart_and_comes_back_when_it_is
     assert eventually(lambda: bird(machine) not in (None, before))
     host = neighbours.add("host", "red", mac=MAC)
     assert eventually(lambda: "via fe80::" in default_route(host))
+
+
+async def test_an_interface_that_was_plugged_again_is_advertised_on(machine, neighbours):
+    await machine.push({"networks": [network(machine), network(machine, "blue", 2)]})
+    before = bird(machine)
+    await plug_again(machine, "blue")
+    assert bird(machine) == before
+    host = neighbours.add("host", "blue", mac=MAC)
+    assert eventually(lambda: "2001:db8:2:0:f820:ff:fe00:5/64" in addresses(host))
+    assert "via fe80::f800:ff:fe00:2 dev eth0" in default_route(host)
