@@ -12,6 +12,7 @@ _ROOT = Path("/proc/sys/net")
 
 # No address, route or redirect is taken from the network; questions for an address are answered by the interface that
 # has it, and by no other; answers may come another way than questions went (loose, whatever the image's default is).
+# Link-local addresses are made of the MAC address: those are what advertisements speak for.
 _V4 = {
     "accept_redirects": 0,
     "accept_source_route": 0,
@@ -26,6 +27,7 @@ _V6 = {
     "accept_ra": 0,
     "accept_redirects": 0,
     "accept_source_route": -1,
+    "addr_gen_mode": 0,
     "autoconf": 0,
     "disable_ipv6": 0,
 }
