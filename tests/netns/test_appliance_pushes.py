@@ -78,7 +78,7 @@ def kernel(machine: Machine) -> str:
         " ".join(map(str, sorted(vm.pids()))),
     ]  # fmt: skip
     # Lifetimes and timers run down; counters and conntrack states are no configuration.
-    return re.sub(r"(valid_lft|preferred_lft|expires|hoplimit|age|used) \S+|\d+sec", "", "\n".join(parts))
+    return re.sub(r"(valid_lft|preferred_lft|expires|hoplimit|age|used|qdisc) \S+|\d+sec", "", "\n".join(parts))
 
 
 async def test_an_equal_push_changes_nothing(routed: Machine) -> None:
@@ -136,6 +136,26 @@ async def test_what_is_wrong_is_named_and_changes_nothing(routed: Machine, field
     code, answer = await routed.try_push(document)
     assert (code, named in [error["field"] for error in answer["errors"]]) == (422, True), answer
     assert kernel(routed) == before
+
+
+async def test_a_daemon_that_does_not_come_up_takes_the_whole_push_back(appliance: Machine) -> None:
+    for name in ("ext", "one", "two"):
+        appliance.plug(name)
+    await appliance.until(lambda status: len(status["interfaces"]) == 4)
+    document = wanted(appliance)
+    del document["networks"][2]
+    await appliance.push(document, "v1:before")
+    before = kernel(appliance)
+    # Somebody else has the port on which the new network's dnsmasq would listen.
+    with appliance.vm.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"ge3")
+        thief.bind(("0.0.0.0", 67))
+        code, answer = await appliance.try_push(wanted(appliance), "v1:after")
+    assert (code, answer["service"]) == (500, "dhcp"), answer
+    assert "the former configuration runs again" in answer["detail"]
+    assert kernel(appliance) == before
+    assert (await appliance.status())["digest"] == "v1:before"
+    await appliance.push(wanted(appliance), "v1:after")
 
 
 HOSTILE = st.sampled_from(
