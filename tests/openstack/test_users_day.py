@@ -161,6 +161,7 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
     until("r2's instance is gone", lambda: len(cloud.servers()) == 1)
+    until("with its ports", lambda: not any(r2 in mark for mark in cloud.own_ports()))
     until("r1 is still there", lambda: cloud.server_of(r1) == second)
 
     print("a router deleted, and another made, while nothing of Astara runs; packets of others go on")
