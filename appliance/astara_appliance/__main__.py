@@ -11,6 +11,7 @@ from pathlib import Path
 from .backend import BackendError
 from .boot import BootError, read_boot_file
 from .certificates import CertificateError
+from .offline import judge
 from .serve import serve, serve_recording
 from .show import show
 from .validation import InvalidConfiguration, MalformedJson, parse_configuration, parse_json
@@ -70,7 +71,7 @@ def _complain(error: Exception, code: int) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     path: Path = arguments.file
     try:
-        configuration = parse_configuration(parse_json(path.read_bytes()))
+        configuration = judge(parse_configuration(parse_json(path.read_bytes())))
     except OSError as error:
         sys.stderr.write(f"{path}: {error.strerror}\n")
         return 2

@@ -298,7 +298,7 @@ def _labels(counters: dict[str, Counter]) -> list[dict[str, Any]]:
 def _interface(ifname: str, mac: str, mtu: int, wanted: State) -> dict[str, Any]:
     given = wanted.get(ifname, {})
     return {
-        "addresses": given.get("addresses", []),
+        "addresses": [*given.get("addresses", []), *given.get("floating", [])],
         "description": given.get("description", ""),
         "groups": given.get("groups", []),
         "ifname": ifname,

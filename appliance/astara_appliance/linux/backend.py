@@ -25,11 +25,16 @@ from .links import Links
 from .probe import Prober
 from .rtnetlink import Rtnetlink
 
+_GUARD_SECONDS = 3.0
+
 _log = logging.getLogger(__name__)
 
 
 class Counters(Protocol):
-    """Who counts the traffic of labels."""
+    """Who counts the traffic of labels, with rules that somebody else may change."""
+
+    def is_disturbed(self) -> bool:
+        """Whether the rules are no more what was loaded."""
 
     async def read(self) -> dict[str, Counter]:
         """As counted."""
@@ -65,10 +70,23 @@ class LinuxBackend:
         await management.set_up(self._boot, self._links, self._rtnetlink)
 
     async def attend(self, changed: Callable[[], Awaitable[None]]) -> None:
-        """Await `changed` whenever something is plugged or unplugged, and probe the gateways, until cancelled."""
+        """Await `changed` when something is plugged, unplugged or disturbed; probe the gateways; until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._links.watch(changed))
+            tasks.create_task(self._guard(changed))
             tasks.create_task(self._prober.run())
+
+    async def _guard(self, changed: Callable[[], Awaitable[None]]) -> None:
+        """Have the rules put right that somebody changed by hand."""
+        while True:
+            await asyncio.sleep(_GUARD_SECONDS)
+            try:
+                if self._counters.is_disturbed():
+                    _log.warning("the ruleset is not what was loaded; it is loaded again")
+                    self.forget("firewall")
+                    await changed()
+            except BackendError as error:
+                _log.warning("the ruleset cannot be looked at: %s", error)
 
     def management_interface(self) -> int | None:
         """The kernel's index of the management interface; None while it is missing."""

@@ -73,6 +73,10 @@ class FirewallEffect:
     async def close(self) -> None:
         """The kernel needs nobody."""
 
+    def is_disturbed(self) -> bool:
+        """Whether the kernel's rules are no more what was loaded; costs one question to the kernel."""
+        return self._loaded is not None and self._known() is None
+
     async def read(self) -> dict[str, Counter]:
         """What each label has counted."""
         async with self._lock:

@@ -11,10 +11,11 @@ What is always true:
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, ClassVar
 
@@ -98,7 +99,8 @@ class MetadataProxyEffect:
 
     def _reach_out(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, socket_factory=_management_socket, keepalive_timeout=IDLE)
+            factory = functools.partial(_management_socket, self._boot.listen_addresses)
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=factory, keepalive_timeout=IDLE)
             # The answer goes to the instance as it is, and no cookie of one instance to another.
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session
@@ -281,11 +283,17 @@ def _listening_socket(address: str, port: int, ifname: str) -> socket.socket:
     return made
 
 
-def _management_socket(address: AddrInfoType) -> socket.socket:
-    """A socket that reaches the management network only: no tenant's network gets to see the token."""
+def _management_socket(own: Sequence[str], address: AddrInfoType) -> socket.socket:
+    """A socket that reaches the management network only: no tenant's network gets to see the token.
+
+    It speaks from one of our `own` addresses, or a tenant's network with the orchestrator's address would lend it.
+    """
     made = socket.socket(address[0], address[1], address[2])
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, MANAGEMENT.encode())
+        source = next((one for one in own if (":" in one) == (address[0] == socket.AF_INET6)), None)
+        if source is not None:
+            made.bind((source, 0))
         made.setblocking(False)
     except OSError:
         made.close()

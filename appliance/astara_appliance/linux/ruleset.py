@@ -84,6 +84,9 @@ table inet astara {
 		# Who calls a floating IP from its own subnet must go on doing it through here.
 		icmp type redirect drop
 		icmpv6 type nd-redirect drop
+		# Management hears what is said in the appliance's own name only: no answer to a forged source gets there.
+		oifname "ge0" meta nfproto ipv4 ip saddr != @management4 drop
+		oifname "ge0" ip6 saddr != { ::, fe80::/10 } ip6 saddr != @management6 drop
 	}
 
 	chain forward {

@@ -1,0 +1,112 @@
+"""Nobody but the appliance speaks on management in its name, whatever addresses a tenant or the outside uses."""
+
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lab.appliance_machine import ORCHESTRATOR, Hosts, Machine, eventually, pings, subnet
+
+OUTSIDE = "2001:db8:ff::1"
+OWN = "2001:db8:ff::2"
+TENANT = "2001:db8:1::1"
+_ETHERNET, _ICMPV6 = 14, 58
+
+
+@pytest.fixture
+async def routed(appliance: Machine) -> Machine:
+    """An appliance with IPv6 outside and in."""
+    appliance.plug("ext")
+    appliance.plug("one")
+    await appliance.until(lambda status: len(status["interfaces"]) == 3)
+    await appliance.push(configuration(appliance))
+    return appliance
+
+
+def configuration(machine: Machine, *more: dict) -> dict:
+    return {
+        "default_v6_gateway": OUTSIDE, "default_v4_gateway": "203.0.113.1",
+        "networks": [
+            machine.network("ext", "external", f"{OWN}/64", "203.0.113.2/24", subnets=[
+                subnet("ext6", "2001:db8:ff::/64", OUTSIDE), subnet("ext4", "203.0.113.0/24", "203.0.113.1"),
+            ]),
+            machine.network("one", "internal", f"{TENANT}/64", "10.1.0.1/24", subnets=[
+                subnet("one6", "2001:db8:1::/64", TENANT), subnet("one4", "10.1.0.0/24", "10.1.0.1"),
+            ]),
+            *more,
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def heard(appliance: Machine) -> Iterator[socket.socket]:
+    """All that the orchestrator's interface hears of ICMPv6."""
+    with appliance.orchestrator.entered():
+        listening = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))
+    with listening:
+        listening.bind(("eth0", 0x86DD))
+        listening.settimeout(1.5)
+        yield listening
+
+
+def sources(listening: socket.socket) -> set[str]:
+    """Who sent ICMPv6 here, neighbour discovery left out, until nothing has come for a while."""
+    found = set()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            frame = listening.recv(2048)
+        except TimeoutError:
+            break
+        packet = frame[_ETHERNET:]
+        if packet[6] == _ICMPV6 and packet[40] in (1, 2, 3, 4, 128, 129):
+            found.add(socket.inet_ntop(socket.AF_INET6, packet[8:24]))
+    return found
+
+
+async def test_a_forged_orchestrator_gets_no_answer_on_management(
+    routed: Machine, hosts: Hosts, heard: socket.socket
+) -> None:
+    outside = hosts.add("outside", "ext", f"{OUTSIDE}/64", f"{ORCHESTRATOR}/128")
+    tenant = hosts.add("tenant", "one", "2001:db8:1::5/64", f"{ORCHESTRATOR}/128", gateway=TENANT)
+    assert pings(outside, OWN)
+    assert pings(tenant, TENANT)
+    for host, to, more in ((outside, OWN, ()), (tenant, TENANT, ()), (tenant, "2001:db8:77::1", ("-t", "1"))):
+        host.run("ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", "-I", ORCHESTRATOR, *more, to, check=False)
+    assert pings(routed.vm, ORCHESTRATOR)
+    # What the appliance itself says is heard, so a forged answer would be.
+    assert {one for one in sources(heard) if one.startswith("2001:db8:")} == set()
+
+
+async def test_a_tenants_network_with_the_orchestrators_address_keeps_nobody_from_metadata(
+    routed: Machine, hosts: Hosts
+) -> None:
+    server = routed.orchestrator.start(
+        sys.executable, "-m", "http.server", "9697", "--bind", "::", stdout=-3, stderr=-3
+    )
+    try:
+        routed.plug("trap")
+        await routed.until(lambda status: len(status["interfaces"]) == 4)
+        trap = routed.network("trap", "internal", f"{ORCHESTRATOR}/64", subnets=[
+            subnet("trap", "fdca:3ba5:a17a:acda::/64", ORCHESTRATOR)])  # fmt: skip
+        await routed.push(configuration(routed, trap))
+        tenant = hosts.add("tenant", "one", "10.1.0.5/24", gateway="10.1.0.1")
+        asking = ("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://169.254.169.254/no-such-page")
+        # The stand-in knows no such page, and says so: it was reached.
+        assert eventually(lambda: tenant.run(*asking, check=False).stdout == "404", 20)
+    finally:
+        server.kill()
+        server.wait()
+
+
+async def test_rules_that_somebody_took_away_come_back_by_themselves(routed: Machine, hosts: Hosts) -> None:
+    outside = hosts.add("outside", "ext", "203.0.113.1/24")
+    inside = hosts.add("inside", "one", "10.1.0.5/24", gateway="10.1.0.1")
+    outside.ip("route", "add", "10.1.0.0/24", "via", "203.0.113.2")
+    assert pings(inside, "203.0.113.1")
+    assert not pings(outside, "10.1.0.5", seconds=1)
+    routed.vm.run("nft", "flush", "ruleset")
+    assert eventually(lambda: not pings(outside, "10.1.0.5", seconds=1) and pings(inside, "203.0.113.1"), 20)
+    assert (await routed.status())["digest"] == "v1:test"
