@@ -16,7 +16,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lab import packages, processes, tenants, watch
-from lab.hypervisor.hypervisor import Hypervisor, HypervisorError
+from lab.hypervisor.errors import HypervisorError
+from lab.hypervisor.hypervisor import Hypervisor
 from lab.hypervisor.machine import Machine
 from lab.layout import Layout, Plan
 from lab.next import what_next

@@ -9,7 +9,8 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
-from lab.hypervisor.hypervisor import Hypervisor, HypervisorError
+from lab.hypervisor.errors import HypervisorError
+from lab.hypervisor.hypervisor import Hypervisor
 from lab.hypervisor.machine import Machine, Port
 from lab.hypervisor.userdata import read_files
 from lab.wires import WireError

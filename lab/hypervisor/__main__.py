@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lab.wires import WireError
 
-from .hypervisor import Hypervisor, HypervisorError
+from .errors import HypervisorError
+from .hypervisor import Hypervisor
 from .service import Service
 
 
@@ -82,17 +83,12 @@ def _named(hypervisor: Hypervisor, name: str) -> str:
 
 
 async def _serve(hypervisor: Hypervisor, path: Path) -> None:
-    serving = asyncio.ensure_future(Service(hypervisor).serve(path))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    stopping = asyncio.ensure_future(stop.wait())
-    print(f"machines in {hypervisor.root}, namespaces {hypervisor.prefix}-*, questions at {path}", flush=True)
-    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if serving.done():
-        serving.result()
-    serving.cancel()
+    async with await Service(hypervisor).listen(path):
+        print(f"machines in {hypervisor.root}, namespaces {hypervisor.prefix}-*, questions at {path}", flush=True)
+        await stop.wait()
 
 
 if __name__ == "__main__":

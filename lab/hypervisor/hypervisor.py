@@ -10,40 +10,26 @@ Machines are named network namespaces, `<prefix>-<id>`: `ip netns exec` looks at
 
 import contextlib
 import fcntl
-import io
 import itertools
 import json
-import os
 import re
-import select
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from lab.layout import MARK
-from lab.processes import Identity, start_time
 from lab.wires import Fabric, Namespace, WireError
 
+from .errors import HypervisorError, UnknownMachineError
+from .launch import end, launch
 from .machine import Folder, Machine, Port, Wire
 from .outside import Outside
 
-BOOT_SECONDS = 30.0
 STOP_SECONDS = 8.0
 KILL_SECONDS = 5.0
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
-
-
-class HypervisorError(Exception):
-    """A verb cannot be done; the text says why."""
-
-
-class UnknownMachineError(HypervisorError):
-    """There is no such machine."""
 
 
 @dataclass
@@ -251,59 +237,26 @@ class Hypervisor:
             for port in machine.ports:
                 machine = self._plug(machine, port)
                 folder.write(machine)
-            keeper, process = self._launch(folder, machine)
+            keeper, process = launch(self.root, folder, machine.id, f"{self.prefix}-{machine.id}")
             machine = replace(machine, keeper=keeper, process=process)
         except BaseException:
             folder.write(self._stop(machine, hard=True))
             raise
         folder.write(machine)
 
-    def _launch(self, folder: Folder, machine: Machine) -> tuple[Identity, Identity]:
-        """Start a keeper, who starts PID 1; they belong to nobody, so that they outlive this process."""
-        told, ready = os.pipe()
-        with folder.console.open("ab") as console, os.fdopen(told, "rb", buffering=0) as said:
-            try:
-                subprocess.run(
-                    (
-                        *("setsid", "--fork", sys.executable, "-m", "lab.hypervisor.keeper"),
-                        *(str(self.root), machine.id, str(ready), "ip", "netns", "exec", f"{self.prefix}-{machine.id}"),
-                        *("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"),
-                        *(sys.executable, "-m", "lab.hypervisor.init", str(folder.path), str(ready)),
-                    ),
-                    stdin=subprocess.DEVNULL,
-                    stdout=console,
-                    stderr=console,
-                    env=_environment(),
-                    cwd="/",
-                    pass_fds=(ready,),
-                    check=True,
-                )
-            finally:
-                os.close(ready)
-            pids = _read(said, 2)
-        keeper, process = (_identity(pid) for pid in pids) if len(pids) == 2 else (None, None)
-        if keeper is None or process is None:
-            raise HypervisorError(f"machine {machine.id} does not start; its console: {self._last_words(folder)}")
-        return keeper, process
-
     def _stop(self, machine: Machine, *, hard: bool) -> Machine:
         """End what runs and take the namespace away; the machine without its wires and its process."""
         if machine.keeper is not None:
             # First, so that it does not do the same at the same time.
-            _end(machine.keeper, signal.SIGKILL, KILL_SECONDS)
+            end(machine.keeper, signal.SIGKILL, KILL_SECONDS)
         if machine.process is not None:
             if not hard:
-                _end(machine.process, signal.SIGTERM, STOP_SECONDS)
-            _end(machine.process, signal.SIGKILL, KILL_SECONDS)
+                end(machine.process, signal.SIGTERM, STOP_SECONDS)
+            end(machine.process, signal.SIGKILL, KILL_SECONDS)
         for wire in machine.wires:
             machine = self._unplug(machine, wire.port.id)
         self._fabric.machine(machine.id, found=True).close()
         return replace(machine, process=None, keeper=None)
-
-    @staticmethod
-    def _last_words(folder: Folder) -> str:
-        lines = folder.console.read_text(encoding="utf-8", errors="replace").splitlines()
-        return " | ".join(lines[-5:])
 
     # Wires
 
@@ -314,8 +267,8 @@ class Hypervisor:
         with self._locked("switch"):
             bridge = self._bridge(port.network_id)
             namespace = self._fabric.machine(machine.id, found=True)
-            end = self._fabric.plug(bridge, namespace, device, mac=port.mac, mtu=port.mtu)
-        return replace(machine, wires=(*machine.wires, Wire(port, device, end)))
+            other = self._fabric.plug(bridge, namespace, device, mac=port.mac, mtu=port.mtu)
+        return replace(machine, wires=(*machine.wires, Wire(port, device, other)))
 
     def _unplug(self, machine: Machine, port_id: str) -> Machine:
         for wire in machine.wires:
@@ -378,44 +331,3 @@ class Hypervisor:
 def bridge_name(network_id: str) -> str:
     """The bridge of a network, named as Neutron's Linux bridge agent did."""
     return f"brq{network_id[:11]}"
-
-
-def _read(said: io.FileIO, count: int) -> list[int]:
-    """So many numbers, or fewer when nobody is left to say them or the time is over."""
-    deadline, text = time.monotonic() + BOOT_SECONDS, b""
-    while len(text.split()) < count or not text.endswith(b"\n"):
-        answered, _, _ = select.select([said], [], [], max(0.0, deadline - time.monotonic()))
-        chunk = said.read(64) if answered else b""
-        if not chunk:
-            break
-        text += chunk
-    return [int(word) for word in text.split()]
-
-
-def _identity(pid: int) -> Identity | None:
-    started = start_time(pid)
-    return None if started is None else Identity(pid, started)
-
-
-def _end(process: Identity, number: signal.Signals, seconds: float) -> None:
-    """Signal a process and wait until it is gone, at most so long."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    try:
-        # After the descriptor was had, so that the number cannot go to another process in between.
-        if process.alive():
-            signal.pidfd_send_signal(descriptor, number)
-            select.select([descriptor], [], [], seconds)
-    except ProcessLookupError:
-        return
-    finally:
-        os.close(descriptor)
-
-
-def _environment() -> dict[str, str]:
-    """What a machine is told of this one: the lab's mark, by which its processes are found."""
-    kept = (MARK, "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
-    inherited = {name: os.environ[name] for name in kept if name in os.environ}
-    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root", **inherited}

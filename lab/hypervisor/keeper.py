@@ -19,7 +19,8 @@ def main() -> int:
         os.close(ready)
         running.wait()
     # Only now, because a keeper waits for most of its life: it should be small.
-    from .hypervisor import Hypervisor, HypervisorError  # noqa: PLC0415
+    from .errors import HypervisorError  # noqa: PLC0415
+    from .hypervisor import Hypervisor  # noqa: PLC0415
 
     try:
         Hypervisor(root, make=False).bury(machine_id)

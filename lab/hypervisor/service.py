@@ -15,7 +15,8 @@ from typing import Any
 
 from lab.wires import WireError
 
-from .hypervisor import Hypervisor, HypervisorError, UnknownMachineError
+from .errors import HypervisorError, UnknownMachineError
+from .hypervisor import Hypervisor
 from .machine import Machine, Port
 from .userdata import read_files
 
@@ -43,15 +44,13 @@ class Service:
             "outside": hypervisor.outside,
         }
 
-    async def serve(self, path: Path) -> None:
-        """Listen until cancelled, in the place of a former service. OSError when the path cannot be listened on."""
+    async def listen(self, path: Path) -> asyncio.Server:
+        """Answer from now on, in the place of a former service. OSError when the path cannot be listened on."""
         before = os.umask(0o177)
         try:
-            server = await asyncio.start_unix_server(self._connected, path, limit=_MOST_BYTES)
+            return await asyncio.start_unix_server(self._connected, path, limit=_MOST_BYTES)
         finally:
             os.umask(before)
-        async with server:
-            await server.serve_forever()
 
     async def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one question."""

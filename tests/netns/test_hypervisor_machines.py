@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.hypervisor.hypervisor import Hypervisor, HypervisorError, UnknownMachineError, bridge_name
+from lab.hypervisor.errors import HypervisorError, UnknownMachineError
+from lab.hypervisor.hypervisor import Hypervisor, bridge_name
 from lab.hypervisor.machine import Machine, Port
 from lab.hypervisor.userdata import BOOT_FILE, File
 from lab.wires import Fabric, Namespace

@@ -10,7 +10,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,18 +61,17 @@ def _hypervisor() -> Iterator[Hypervisor]:
     hypervisor.clear()
     with (OURS / "hypervisor.log").open("ab") as log:
         serving = subprocess.Popen(
-            [sys.executable, "-m", "lab.hypervisor", "--root", str(root), "serve"], stdout=log, stderr=log
-        )
+            [sys.executable, "-m", "lab.hypervisor", "--root", str(root), "serve"],
+            stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
     try:
-        deadline = time.monotonic() + 20
-        while not (root / "socket").exists():
-            assert serving.poll() is None, (OURS / "hypervisor.log").read_text()[-2000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        assert serving.stdout is not None
+        assert "questions at" in serving.stdout.readline(), (OURS / "hypervisor.log").read_text()[-2000:]
         yield hypervisor
     finally:
         serving.terminate()
         serving.wait()
+        serving.stdout.close()  # type: ignore[union-attr]
         hypervisor.close()
 
 
