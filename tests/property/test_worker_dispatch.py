@@ -90,9 +90,13 @@ class World:
         ids = itertools.count()
         machine = Machine(self, self, lambda _: self.owns, self.clock, lambda: str(next(ids)), RetryPolicy(2.0, 1800.0))
         self.machine = machine
-        self.dispatcher = Dispatcher(
-            self, self.flags, self.clock, MAX_RUNNING, lambda r: self.forgotten.append(r.resource_id), self.call_later
-        )
+        self.dispatcher = Dispatcher(self, self.flags, self.clock, MAX_RUNNING, self.forget, self.call_later)
+
+    def forget(self, resource: ManagedResource) -> None:
+        """It is not ours, or no more: what was wanted of it is nobody's wish, should it be named again."""
+        self.forgotten.append(resource.resource_id)
+        self.wanted.pop(resource.resource_id, None)
+        self.done.pop(resource.resource_id, None)
 
     # Time
 
@@ -160,6 +164,8 @@ class World:
         if self.behaves:
             return good
         await self.pause(self.dice.choice([0.0, 0.1, 3.0]))
+        # No driver calls an instance configured that it has not asked or configured.
+        states = [state for state in InstanceState if state is not I.CONFIGURED or good.state is I.CONFIGURED]
         match self.dice.randrange(12):
             case 0:
                 raise CloudError("nova", "GET /", 503, "away")
@@ -172,9 +178,9 @@ class World:
             case 4 if self.dice.random() < 0.2:
                 raise UnclaimedError("not ours")
             case 5 | 6:
-                return StepResult(self.dice.choice(list(InstanceState)), wait=self.dice.choice([0.0, 1.0, 10.0]))
+                return StepResult(self.dice.choice(states), wait=self.dice.choice([0.0, 1.0, 10.0]))
             case 7 | 8:
-                return StepResult(self.dice.choice(list(InstanceState)))
+                return StepResult(self.dice.choice(states))
             case _:
                 return good
 
