@@ -15,6 +15,7 @@ What is always true:
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -73,6 +74,7 @@ class Appliance:
         "_backend",
         "_clock",
         "_is_complete",
+        "_last",
         "_lock",
         "_names",
         "_on_configured",
@@ -97,6 +99,7 @@ class Appliance:
         self._services = services.create(boot, backend, self._names)
         self._lock = asyncio.Lock()
         self._is_complete = True
+        self._last: tuple[bytes, Configuration, bytes] | None = None
         self._on_configured: Callable[[], Awaitable[None]] | None = None
         self._status = b""
 
@@ -197,14 +200,13 @@ class Appliance:
     async def _push(self, body: bytes, digest: str | None, epoch: Epoch | None) -> Pushed:
         async with self._lock:
             await self._admit(epoch)
-            configuration = parse_configuration(parse_json(body))
+            configuration, text = self._parsed(body)
             try:
                 changed = await self._apply(configuration)
             except CommitFailed as failure:
                 if not failure.restored:
                     await self._remember(replace(self._remembered, digest=None))
                 raise
-            text = configuration.model_dump_json().encode()
             try:
                 await self._remember(replace(self._remembered, configuration=text, digest=digest))
             except OSError:
@@ -215,6 +217,14 @@ class Appliance:
             if changed and self._on_configured is not None:
                 await self._on_configured()
             return Pushed(changed, text, digest, self._remembered.epoch)
+
+    def _parsed(self, body: bytes) -> tuple[Configuration, bytes]:
+        """The configuration in `body`, and its canonical text; kept, because the same often comes again."""
+        mark = hashlib.blake2b(body).digest()
+        if self._last is None or self._last[0] != mark:
+            configuration = parse_configuration(parse_json(body))
+            self._last = mark, configuration, configuration.model_dump_json().encode()
+        return self._last[1:]
 
     async def _admit(self, epoch: Epoch | None) -> None:
         """Let no former owner pass. A push without an epoch (an operator's curl) passes before the first owner only."""
