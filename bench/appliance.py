@@ -6,6 +6,7 @@ times a second.
 """
 
 import asyncio
+import json
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -110,10 +111,13 @@ class Traffic:
 
 async def push(machine: Machine, wanted: dict[str, Any]) -> tuple[float, int]:
     """Seconds, and programs that were started (on the whole machine: nothing else should run), of one push."""
+    body = json.dumps({"configuration": wanted}).encode()
     with Programs() as programs:
         began = time.perf_counter()
-        await machine.push(wanted)
+        code, answer = await machine.put(body)
         seconds = time.perf_counter() - began
+    if code != 200:
+        raise RuntimeError(f"{code} {answer}")
     return seconds, programs.count
 
 

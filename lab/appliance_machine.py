@@ -171,9 +171,13 @@ class Machine:
 
     async def try_push(self, configuration: dict[str, Any], digest: str = "v1:test") -> tuple[int, Any]:
         """Push; answers with the status code and the body."""
+        return await self.put(json.dumps({"configuration": configuration}).encode(), digest)
+
+    async def put(self, body: bytes, digest: str = "v1:test") -> tuple[int, Any]:
+        """Push a configuration that is JSON already, as the worker does; answers with the status code and the body."""
         self.epoch += 1
-        marks = {"X-Astara-Digest": digest, "X-Astara-Epoch": f"1.{self.epoch}"}
-        return await self.ask("PUT", "/v1/system/config", json={"configuration": configuration}, headers=marks)
+        marks = {"X-Astara-Digest": digest, "X-Astara-Epoch": f"1.{self.epoch}", "Prefer": "return=minimal"}
+        return await self.ask("PUT", "/v1/system/config", data=body, headers=marks)
 
     async def until(self, true: Callable[[dict[str, Any]], bool], seconds: float = 20.0) -> dict[str, Any]:
         """Its status, as soon as something is true of it."""

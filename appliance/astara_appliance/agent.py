@@ -161,7 +161,19 @@ async def _configure(request: web.Request, appliance: Appliance) -> web.Response
         "digest": pushed.digest,
         "epoch": None if pushed.epoch is None else str(pushed.epoch),
     }
-    return _json(b'{"configuration":%s,%s' % (pushed.configuration, json.dumps(facts).encode()[1:]))
+    told = json.dumps(facts).encode()
+    if _wants_little(request):
+        # Ten thousand floating IPs are two megabytes that the orchestrator knows already.
+        answer = _json(told)
+        answer.headers["Preference-Applied"] = "return=minimal"
+        return answer
+    return _json(b'{"configuration":%s,%s' % (pushed.configuration, told[1:]))
+
+
+def _wants_little(request: web.Request) -> bool:
+    """Whether the caller asks for an answer without what it has sent (RFC 7240, section 4.2)."""
+    preferences = ",".join(request.headers.getall("Prefer", ())).split(",")
+    return any(one.partition(";")[0].strip().lower() == "return=minimal" for one in preferences)
 
 
 def _epoch(header: str | None) -> Epoch | None:

@@ -73,7 +73,11 @@ class ApplianceClient:
 
         RejectedError names every wrong field; StaleEpochError when somebody with a higher epoch was there.
         """
-        headers = {"X-Astara-Digest": digest, "X-Astara-Epoch": f"{epoch[0]}.{epoch[1]}"}
+        headers = {
+            "X-Astara-Digest": digest,
+            "X-Astara-Epoch": f"{epoch[0]}.{epoch[1]}",
+            "Prefer": "return=minimal",
+        }
         answer = await self._call(
             "PUT", endpoint, "/v1/system/config", self._long, headers, {"configuration": configuration}
         )

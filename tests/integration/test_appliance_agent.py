@@ -175,6 +175,41 @@ async def test_a_push_is_in_effect_and_told(agent):
     }
 
 
+@pytest.mark.parametrize("asked", ["return=minimal", "respond-async, Return=Minimal;x=1"])
+async def test_who_prefers_little_is_not_told_what_it_sent(agent, asked):
+    marks = {"X-Astara-Digest": "v1:a", "X-Astara-Epoch": "1.1", "Prefer": asked}
+    async with agent.session.put(f"{agent.url}/v1/system/config", headers=BEARER | marks, json=WANTED) as answer:
+        assert answer.headers["Preference-Applied"] == "return=minimal"
+        told = await answer.json()
+    assert told == {
+        "changed": ["firewall", "interfaces", "routes", "dhcp", "metadata_proxy"], "digest": "v1:a", "epoch": "1.1",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("172.24.4.9", "is the router's own address"),
+        ("172.24.4.1", "is a gateway's address"),
+        ("10.0.0.1", "is the router's own address"),
+        ("127.0.0.1", "is not an address that a host may have"),
+    ],
+)
+async def test_a_floating_ip_stands_for_nothing_else(agent, address, message):
+    document = WANTED | {"floating_ips": [WANTED["floating_ips"][0] | {"floating_ip": address}]}
+    status, answer = await agent.push(document)
+    assert (status, answer["errors"]) == (422, [{"field": "floating_ips[0].floating_ip", "message": message}])
+    assert (await agent.status())["digest"] is None
+
+
+async def test_ports_of_the_routers_own_address_may_be_forwarded(agent):
+    forwarding = {
+        "id": "5b7ff0bd-0d4a-4be8-9a6e-4bb46a2a1f09", "floating_ip": "172.24.4.9", "protocol": "tcp",
+        "external_port": 80, "fixed_ip": "10.0.0.5", "internal_port": 8080,
+    }  # fmt: skip
+    assert (await agent.push(WANTED | {"port_forwardings": [forwarding]}))[0] == 200
+
+
 async def test_the_management_address_survives_whatever_is_pushed(agent):
     await agent.push({"networks": []})
     interfaces = (await agent.ask("GET", "/v1/system/interfaces"))[1]["interfaces"]

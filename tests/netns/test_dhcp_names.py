@@ -79,6 +79,14 @@ async def test_a_network_without_name_servers_knows_nobody_else(machine: Machine
     assert await resolve(host, "10.1.0.1", "www.example.org") is None
 
 
+async def test_name_servers_that_are_the_router_itself_are_not_asked_in_a_circle(machine, neighbours):
+    red = network(machine, "red", 1, {}, dns_nameservers=["10.2.0.1"])
+    blue = network(machine, "blue", 2, {}, dns_nameservers=["10.1.0.1"])
+    await machine.push({"networks": [red, blue]})
+    host = neighbours.add("host", "red", "10.1.0.9/24", gateway="10.1.0.1")
+    assert await resolve(host, "10.1.0.1", "www.example.org") is None
+
+
 async def test_the_version_of_what_answers_is_not_told(machine: Machine, neighbours: Hosts):
     await machine.push({"networks": [network(machine, "red", 1, {})]})
     host = neighbours.add("host", "red", "10.1.0.9/24")

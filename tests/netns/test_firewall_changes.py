@@ -337,10 +337,23 @@ def test_a_check_changes_nothing_and_says_what_is_wrong(world: World) -> None:
     before, generation = tables(world), world.firewall.generation()
     world.firewall.run(lambda: world.firewall.effect.check(state_of()))
     broken = {**state_of(), "floating_ips": [{"floating_ip": "172.24.4.300", "fixed_ip": WEB}]}
+    world.firewall.forget()
     with pytest.raises(BackendError, match=r"172\.24\.4\.300"):
         world.firewall.run(lambda: world.firewall.effect.check(broken))
     with pytest.raises(BackendError):
         world.firewall.load(broken, check=False)
+    assert (tables(world), world.firewall.generation()) == (before, generation)
+
+
+def test_elements_that_are_refused_leave_everything_as_it_was(world: World) -> None:
+    world.firewall.apply(floating_ips=BOTH)
+    before, generation = tables(world), world.firewall.generation()
+    for part, wrong in (
+        ("floating_ips", {"floating_ip": "172.24.4.300", "fixed_ip": WEB}),
+        ("masks", {"out": "a name that is much too long", "address": OUTSIDE}),
+    ):
+        with pytest.raises(BackendError):
+            world.firewall.load({**state_of(floating_ips=BOTH[:1]), part: [wrong]})
     assert (tables(world), world.firewall.generation()) == (before, generation)
     world.firewall.apply(floating_ips=BOTH[:1])
     assert world.firewall.generation() == generation + 1

@@ -153,6 +153,16 @@ def test_metadata_is_reached_by_its_well_known_address_only(world: World) -> Non
         assert refuses(world.world, METADATA, 80)
 
 
+def test_what_asks_for_metadata_that_nobody_serves_does_not_leave(world: World) -> None:
+    """A metadata service on the external network is another cloud's, or an attacker's."""
+    world.firewall.apply()
+    world.world.ip("address", "add", f"{METADATA}/32", "dev", "eth0")
+    world.router.ip("route", "add", METADATA, "via", WORLD)
+    assert arrives(world.web, world.world, WORLD)
+    assert not arrives(world.web, world.world, METADATA)
+    assert not pings(world.web, METADATA, seconds=0.3)
+
+
 def test_switched_off_nothing_passes_and_running_streams_stop(world: World) -> None:
     world.own(FLOATING)
     world.firewall.apply(floating_ips=[floating(FLOATING, WEB)])

@@ -50,10 +50,14 @@ class FirewallEffect:
         return True
 
     async def check(self, state: State) -> None:
-        """Have nftables judge the very transaction that would be loaded."""
+        """Have nftables judge the very transaction that would be loaded, if there are rules in it.
+
+        One of nothing but elements is judged by being loaded: the firewall is the first that a push commits, a refused
+        transaction changes nothing, and the dry run would cost the kernel 20 ms (a grace period of its own).
+        """
         known, wanted = self._known(), Ruleset(state)
         plan = _Plan(known, wanted, wanted.load({}) if known is None else wanted.change(known))
-        if plan.text:
+        if known is None or wanted.has_other_rules(known):
             await run("nft", "--check", "--file", "-", stdin=plan.text.encode())
         self._tried = plan
 

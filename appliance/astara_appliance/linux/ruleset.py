@@ -97,6 +97,8 @@ table inet astara {
 		oifname @external ct state invalid drop
 		tcp flags syn / syn,rst tcp option maxseg size set rt mtu
 		ct state established,related accept
+		# Metadata that nobody serves here is nobody's out there.
+		ip daddr 169.254.169.254 drop
 		iifname @internal accept
 		iifname @external oifname @internal ct status dnat accept
 		iifname @external oifname @internal meta nfproto ipv6 accept
@@ -166,13 +168,17 @@ class Ruleset:
     def change(self, former: "Ruleset") -> str:
         """The transaction that leads here from `former`; empty when there is nothing to change."""
         lines = [*_lines("delete", former.without(self)), *_lines("add", self.without(former))]
-        if former.state.get("labels", []) != self.state.get("labels", []):
+        if self.has_other_rules(former):
             gone, new = set(former.labels) - set(self.labels), set(self.labels) - set(former.labels)
             lines += (f"flush chain inet {TABLE} label_{direction}" for direction in _LABEL_MATCHES)
             lines += (f"delete counter inet {TABLE} {counter_name(label)}" for label in sorted(gone))
             lines += (f"add counter inet {TABLE} {counter_name(label)}" for label in sorted(new))
             lines += self._label_rules()
         return "\n".join(lines) + "\n" if lines else ""
+
+    def has_other_rules(self, other: "Ruleset") -> bool:
+        """Whether there is more between the two than elements."""
+        return bool(self.state.get("labels", []) != other.state.get("labels", []))
 
     def without(self, other: "Ruleset") -> dict[str, list[tuple[str, str]]]:
         """The elements that `other` has not, or has with another value."""

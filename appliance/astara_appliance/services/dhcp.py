@@ -1,6 +1,6 @@
 """DHCP, DHCPv6 and DNS: what dnsmasq serves on the internal networks. Only known hosts get an answer."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from typing import Any, ClassVar
 
@@ -42,8 +42,10 @@ class Dhcp(RecordedService):
     def render(self, configuration: Configuration) -> State:
         """Each internal network that has a subnet with DHCP, by interface."""
         management = [ip_interface(address).network for address in self._boot.management.addresses]
+        # A router that asked itself would ask for ever.
+        own = {address.partition("/")[0] for one in configuration.networks for address in one.interface.addresses}
         return {
-            self._names.of(network.interface): _wanted(network, management)
+            self._names.of(network.interface): _wanted(network, management, own)
             for network in configuration.networks_of("internal")
             if is_served(network)
         }
@@ -61,13 +63,13 @@ def own_address(network: Network, subnet: Subnet) -> str | None:
     return next((host for host in hosts if ip_address(host) in cidr), None)
 
 
-def _wanted(network: Network, management: Iterable[_Cidr]) -> dict[str, Any]:
+def _wanted(network: Network, management: Iterable[_Cidr], own: Container[str]) -> dict[str, Any]:
     served = [subnet for subnet in network.subnets if _is_served(network, subnet)]
     given = [ip_network(subnet.cidr) for subnet in served if subnet.ipv6_address_mode != "dhcpv6-stateless"]
     return {
         "mtu": network.interface.mtu or network.mtu or 1500,
         "domain": DOMAIN,
-        "upstream": sorted({server for subnet in network.subnets for server in _resolvers(subnet, management)}),
+        "upstream": sorted({server for subnet in network.subnets for server in _resolvers(subnet, management, own)}),
         "hidden": sorted(str(cidr) for cidr in management),
         "subnets": [_subnet(subnet, own_address(network, subnet)) for subnet in served],
         "hosts": [_host(item, given) for item in network.address_allocations],
@@ -101,9 +103,11 @@ def _bytes_of(routes: Iterable[list[str]]) -> int:
     return sum(1 + (ip_network(destination).prefixlen + 7) // 8 + 4 for destination, _ in routes)
 
 
-def _resolvers(subnet: Subnet, management: Iterable[_Cidr]) -> Iterable[str]:
+def _resolvers(subnet: Subnet, management: Iterable[_Cidr], own: Container[str]) -> Iterable[str]:
     """Servers that the router may ask on behalf of a network: none that a tenant made up to reach what it must not."""
     for server in subnet.dns_nameservers:
+        if server in own:
+            continue
         address = ip_address(server)
         strange = address.is_unspecified or address.is_loopback or address.is_link_local or address.is_multicast
         if not strange and not any(address in cidr for cidr in management):

@@ -58,15 +58,7 @@ class Interfaces(RecordedService):
             else:
                 errors += _mtu_errors(index, network, by_name[name].max_mtu)
             errors += _address_errors(index, network)
-        for kind in ("floating_ips", "port_forwardings"):
-            items = getattr(configuration, kind)
-            strange = {address for address in {item.floating_ip for item in items} if address.startswith(_STRANGE)}
-            errors += [
-                FieldError(f"{kind}[{index}].floating_ip", _NO_HOSTS)
-                for index, item in enumerate(items)
-                if item.floating_ip in strange and not is_of_host(item.floating_ip)
-            ]
-        return errors
+        return errors + _floating_errors(configuration)
 
     def render(self, configuration: Configuration) -> State:
         """Each interface by name, management first."""
@@ -104,6 +96,30 @@ def _address_errors(index: int, network: Network) -> Iterable[FieldError]:
             yield FieldError(place, _NO_HOSTS)
         elif address.endswith("/0"):
             yield FieldError(place, "a prefix length of at least 1 is expected")
+
+
+def _floating_errors(configuration: Configuration) -> list[FieldError]:
+    """A floating IP is no address that stands for something else already.
+
+    Ports of the router's own address may be forwarded; a whole address that is its own would take everything from it.
+    """
+    networks = configuration.networks
+    own = {address.partition("/")[0] for network in networks for address in network.interface.addresses}
+    gateways = {configuration.default_v4_gateway, *(one.gateway_ip for network in networks for one in network.subnets)}
+    errors = []
+    for kind, taken in (("floating_ips", own), ("port_forwardings", set())):
+        items = getattr(configuration, kind)
+        given = {item.floating_ip for item in items}
+        # Thousands are usual, and a wrong one is not.
+        wrong = {address: _NO_HOSTS for address in given if address.startswith(_STRANGE) and not is_of_host(address)}
+        wrong |= dict.fromkeys(given & gateways, "is a gateway's address")
+        wrong |= dict.fromkeys(given & taken, "is the router's own address")
+        errors += [
+            FieldError(f"{kind}[{index}].floating_ip", wrong[item.floating_ip])
+            for index, item in enumerate(items if wrong else ())
+            if item.floating_ip in wrong
+        ]
+    return errors
 
 
 def _mtu_errors(index: int, network: Network, most: int) -> Iterable[FieldError]:
