@@ -78,19 +78,22 @@ class Machine:
         """Start the agent; `boot` are more boot facts. It need not answer yet when this returns."""
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "run").mkdir(exist_ok=True)
-        facts = {
-            "version": 1, "deployment": "test", "resource_id": RESOURCE, "instance": INSTANCE, "tenant_id": "t1",
-            "management": {"mac": MANAGEMENT_MAC, "addresses": [f"{ADDRESS}/64"], "mtu": 1500, "gateway": None},
-            "orchestrator": {"addresses": [ORCHESTRATOR], "metadata_port": 9697, "api_port": 44250},
-            "token": TOKEN,
-        } | boot  # fmt: skip
-        (self.root / "boot.json").write_text(json.dumps(facts))
+        (self.root / "boot.json").write_text(json.dumps(self.facts(**boot)))
         with (self.root / "agent.log").open("ab") as log:
             self.process = self.vm.start(
                 *(sys.executable, "-m", "astara_appliance", "run", "--boot-file", str(self.root / "boot.json")),
                 *("--state-dir", str(self.root / "state"), "--runtime-dir", str(self.root / "run")),
                 stdout=log, stderr=log,
             )  # fmt: skip
+
+    def facts(self, **boot: Any) -> dict[str, Any]:
+        """What the orchestrator tells it at boot; `boot` are more facts."""
+        return {
+            "version": 1, "deployment": "test", "resource_id": RESOURCE, "instance": INSTANCE, "tenant_id": "t1",
+            "management": {"mac": MANAGEMENT_MAC, "addresses": [f"{ADDRESS}/64"], "mtu": 1500, "gateway": None},
+            "orchestrator": {"addresses": [ORCHESTRATOR], "metadata_port": 9697, "api_port": 44250},
+            "token": TOKEN,
+        } | boot  # fmt: skip
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End the agent alone: what it has set up, and its daemons, stay."""

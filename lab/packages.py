@@ -16,8 +16,9 @@ _PROGRAMS = {
     "conntrack": "conntrack",
     "ip": "iproute2",
     "curl": "curl",
+    "mmdebstrap": "mmdebstrap",
 }
-"""Programs that run in machines made of namespaces, and Debian's packages of them."""
+"""Programs that run in machines made of namespaces or make them, and Debian's packages of them."""
 
 
 def has_rabbitmq() -> bool:
