@@ -48,7 +48,7 @@ def main() -> int:
             os.environ.pop(MARK, None)
             demo.run(layout, console, ready_for_demo(layout, console))
         elif arguments.command == "programs":
-            missing = packages.ensure_machine_programs()
+            missing = packages.ensure_test_programs()
             missing += [] if packages.ensure_rabbitmq() else ["rabbitmq-server"]
             console.print(f"missing here: {', '.join(missing)}" if missing else "All programs are installed.")
         elif arguments.command == "node":

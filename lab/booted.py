@@ -53,7 +53,7 @@ class Booted(Machine):
                 self.process = subprocess.Popen(
                     # No `ip netns exec`: its /sys would hide the cgroups.
                     (
-                        *("nsenter", f"--net={self.vm.path}"),
+                        *("setpriv", "--pdeathsig", "KILL", "nsenter", f"--net={self.vm.path}"),
                         *("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"),
                         *(sys.executable, "-m", "lab.booted_init", "boot", ":".join(map(str, self._layers))),
                         *(str(self.root / "upper"), str(self.root / "work"), str(self._cgroup)),

@@ -1,9 +1,9 @@
 """Debian 12 with the appliance installed in it as its README says, for `lab.booted` to boot. Root only.
 
 It is two layers of an overlay file system, both in a cache of the user's: Debian with the packages that the README
-names, and above it what the README's other commands made of this checkout. A layer's name has a hash of what an appliance
-is made from, so one that is found under the name is as one that would be made now; it appears under the name only when it
-is complete. What the same distribution brings besides, the orchestrator and the lab, does not run there and does not count.
+names, and above it what the README's other commands made of this checkout. A layer's name has a hash of what an
+appliance is made from, so one that is found is as one that would be made now; it has the name only when it is complete.
+What the same distribution brings besides, the orchestrator and the lab, does not run there and does not count.
 """
 
 import contextlib

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 _SERVER = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/usr/sbin/rabbitmq-server")
@@ -16,9 +17,11 @@ _PROGRAMS = {
     "conntrack": "conntrack",
     "ip": "iproute2",
     "curl": "curl",
-    "mmdebstrap": "mmdebstrap",
 }
-"""Programs that run in machines made of namespaces or make them, and Debian's packages of them."""
+"""Programs that run in machines made of namespaces, and Debian's packages of them."""
+
+_TEST_PROGRAMS = {"mmdebstrap": "mmdebstrap"}
+"""What tests need besides."""
 
 
 def has_rabbitmq() -> bool:
@@ -35,14 +38,23 @@ def ensure_rabbitmq() -> bool:
 
 def ensure_machine_programs() -> list[str]:
     """Install what machines made of namespaces need, as above; answers with the packages that are still missing."""
-    if missing := _missing():
-        _install("what machines need", missing)
-    return _missing()
+    return _ensure("what machines need", _PROGRAMS)
 
 
-def _missing() -> list[str]:
+def ensure_test_programs() -> list[str]:
+    """Install what tests need, machines' programs among it, as above; answers with what is still missing."""
+    return _ensure("what tests need", _PROGRAMS | _TEST_PROGRAMS)
+
+
+def _ensure(what: str, programs: Mapping[str, str]) -> list[str]:
+    if missing := _missing(programs):
+        _install(what, missing)
+    return _missing(programs)
+
+
+def _missing(programs: Mapping[str, str]) -> list[str]:
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    return sorted({package for program, package in _PROGRAMS.items() if shutil.which(program, path=path) is None})
+    return sorted({package for program, package in programs.items() if shutil.which(program, path=path) is None})
 
 
 def _install(what: str, packages: list[str]) -> None:
