@@ -4,11 +4,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from lab.appliance_machine import ORCHESTRATOR, Hosts, Machine, eventually, pings, subnet
+from lab.appliance_machine import ADDRESS, MANAGEMENT_MAC, ORCHESTRATOR, Hosts, Machine, eventually, pings, subnet
+from lab.wires import Fabric
 
+ORCHESTRATOR4 = "192.0.2.1"
 OUTSIDE = "2001:db8:ff::1"
 OWN = "2001:db8:ff::2"
 TENANT = "2001:db8:1::1"
@@ -83,15 +86,43 @@ async def test_a_forged_orchestrator_gets_no_answer_on_management(
 async def test_a_tenants_network_with_the_orchestrators_address_keeps_nobody_from_metadata(
     routed: Machine, hosts: Hosts
 ) -> None:
-    server = routed.orchestrator.start(
-        sys.executable, "-m", "http.server", "9697", "--bind", "::", stdout=-3, stderr=-3
+    await check_metadata_beside_a_trap(routed, hosts, "::", f"{ORCHESTRATOR}/64", "fdca:3ba5:a17a:acda::/64")
+
+
+async def test_so_it_is_where_management_is_ipv4(fabric: Fabric, hosts: Hosts, tmp_path: Path) -> None:
+    machine = Machine(fabric, tmp_path / "appliance")
+    machine.orchestrator.ip("address", "add", f"{ORCHESTRATOR4}/24", "dev", "eth0")
+    try:
+        addresses = [f"{ADDRESS}/64", "192.0.2.5/24"]
+        machine.start(
+            management={"mac": MANAGEMENT_MAC, "addresses": addresses, "mtu": 1500, "gateway": None},
+            orchestrator={"addresses": [ORCHESTRATOR4], "metadata_port": 9697, "api_port": 44250},
+        )
+        await machine.answers()
+        machine.plug("ext")
+        machine.plug("one")
+        await machine.until(lambda status: len(status["interfaces"]) == 3)
+        await check_metadata_beside_a_trap(machine, hosts, "0.0.0.0", f"{ORCHESTRATOR4}/24", "192.0.2.0/24")
+        assert pings(hosts.add("trapped", "trap", "192.0.2.77/24"), ORCHESTRATOR4)
+        # Its own addresses are the appliance's still.
+        assert pings(machine.vm, "192.0.2.5")
+        await machine.restart()
+        rules = machine.vm.ip("-4", "rule")
+        assert rules.count("lookup local") == 1
+    finally:
+        await machine.close()
+
+
+async def check_metadata_beside_a_trap(machine: Machine, hosts: Hosts, listening: str, trapped: str, cidr: str) -> None:
+    """A tenant's network on which the appliance has the orchestrator's address, and another whose host is answered."""
+    server = machine.orchestrator.start(
+        sys.executable, "-m", "http.server", "9697", "--bind", listening, stdout=-3, stderr=-3
     )
     try:
-        routed.plug("trap")
-        await routed.until(lambda status: len(status["interfaces"]) == 4)
-        trap = routed.network("trap", "internal", f"{ORCHESTRATOR}/64", subnets=[
-            subnet("trap", "fdca:3ba5:a17a:acda::/64", ORCHESTRATOR)])  # fmt: skip
-        await routed.push(configuration(routed, trap))
+        machine.plug("trap")
+        await machine.until(lambda status: len(status["interfaces"]) == 4)
+        trap = machine.network("trap", "internal", trapped, subnets=[subnet("trap", cidr, trapped.partition("/")[0])])
+        await machine.push(configuration(machine, trap))
         tenant = hosts.add("tenant", "one", "10.1.0.5/24", gateway="10.1.0.1")
         asking = ("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://169.254.169.254/no-such-page")
         # The stand-in knows no such page, and says so: it was reached.

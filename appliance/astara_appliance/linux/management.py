@@ -2,7 +2,8 @@
 
 The management network is kept apart from those of tenants, who may have the same addresses and routes of any kind: it
 is in a routing table of its own, which only packets of the appliance itself follow, those from its management addresses
-and those to the orchestrator. What is forwarded never finds it.
+and those to the orchestrator. What is forwarded never finds it. The orchestrator's address leads there even when the
+appliance has the same address on a tenant's network.
 """
 
 import ipaddress
@@ -13,7 +14,18 @@ from ..boot import BootData
 from ..interfaces import MANAGEMENT as NAME
 from . import sysctl
 from .links import Links
-from .rtnetlink import MANAGEMENT, Nexthop, Request, Route, Rtnetlink, add_address, address_of, put_route, rule_for_own
+from .rtnetlink import (
+    MANAGEMENT,
+    Nexthop,
+    Request,
+    Route,
+    Rtnetlink,
+    add_address,
+    address_of,
+    put_route,
+    rule_for_own,
+    rules_for_local_v4,
+)
 
 
 async def set_up(boot: BootData, links: Links, rtnetlink: Rtnetlink) -> None:
@@ -42,9 +54,11 @@ async def set_up(boot: BootData, links: Links, rtnetlink: Rtnetlink) -> None:
 
 def _rules(boot: BootData) -> list[Request]:
     own = [ipaddress.ip_interface(address).ip.packed for address in boot.management.addresses]
+    theirs = [_packed(address) for address in boot.orchestrator.addresses]
     return [
         *(rule_for_own(address, is_source=True) for address in own),
-        *(rule_for_own(_packed(address), is_source=False) for address in boot.orchestrator.addresses),
+        *(rule_for_own(address, is_source=False) for address in theirs),
+        *(rules_for_local_v4() if any(len(address) == 4 for address in theirs) else ()),
     ]
 
 

@@ -49,11 +49,13 @@ _NEWNEIGH, _GETNEIGH = 28, 30
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400
 _INTERRUPTED, _CAPPED, _TOLD = 0x10, 0x100, 0x200
-_NEWRULE = 32
+_NEWRULE, _DELRULE = 32, 33
 _NODAD, _NOPREFIXROUTE = 0x02, 0x200
 _LINK_SCOPE, _UNICAST, _ONLINK = 253, 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _TO_TABLE, _RULE_PRIORITY = 1, 2, 3, 6, 1, 1000
+_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _TO_TABLE = 1, 2, 3, 6, 1
+_TO_PRIORITY, _LOCAL_PRIORITY, _FROM_PRIORITY = 900, 950, 1000
+_LOCAL = 255
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 5, 6, 9
 _NDA_DST = 1
 _INCOMPLETE, _FAILED = 0x01, 0x20
@@ -159,9 +161,25 @@ def rule_for_own(address: bytes, *, is_source: bool) -> Request:
         + _attribute(_FRA_SRC if is_source else _FRA_DST, address)
         # What no interface brought is the machine's own.
         + _attribute(_FRA_IIFNAME, b"lo\0")
-        + _attribute(_FRA_PRIORITY, _NUMBER.pack(_RULE_PRIORITY))
+        + _attribute(_FRA_PRIORITY, _NUMBER.pack(_FROM_PRIORITY if is_source else _TO_PRIORITY))
     )
     return Request(_NEWRULE, _CREATE | _EXCL, body, "route the management network apart", (errno.EEXIST,))
+
+
+def rules_for_local_v4() -> list[Request]:
+    """Have the machine's own IPv4 addresses looked up behind the rules for the packets *to* an address.
+
+    The kernel looks them up first of all, also for a socket that is bound to another interface (IPv6 does not).
+    """
+    requests = []
+    for kind, priority, flags, ignored in (
+        (_NEWRULE, _LOCAL_PRIORITY, _CREATE | _EXCL, errno.EEXIST),
+        (_DELRULE, 0, 0, errno.ENOENT),
+    ):
+        body = _RULE.pack(socket.AF_INET, 0, 0, 0, _LOCAL, _TO_TABLE, 0)
+        body += _attribute(_FRA_PRIORITY, _NUMBER.pack(priority))
+        requests.append(Request(kind, flags, body, "look up local addresses later", (ignored,)))
+    return requests
 
 
 class Rtnetlink:
