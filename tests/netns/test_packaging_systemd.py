@@ -8,14 +8,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from network_clients import Instance
 from router_world import (
     GATEWAY,
     GATEWAY6,
+    HOST,
     INSIDE,
     INSIDE6,
     OUTSIDE,
     OUTSIDE6,
     addresses,
+    floating,
     no_kernel_event,
     routes,
     tenant,
@@ -23,7 +26,7 @@ from router_world import (
     wanted,
 )
 
-from lab.appliance_machine import ADDRESS, TOKEN, Hosts, pings
+from lab.appliance_machine import ADDRESS, TOKEN, Hosts, pings, uuid_of
 from lab.booted import COMMAND, UNIT, Booted
 from lab.booted_root import layers
 from lab.ping import Ping
@@ -32,6 +35,7 @@ from lab.wires import Fabric, Namespace
 # On a machine that does it for the first time, Debian and the appliance are installed before.
 pytestmark = pytest.mark.timeout(400)
 
+FLOATING, MAC = "172.24.4.50", "fa:20:00:00:00:77"
 THREE = "0000000000003400"  # CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW
 
 
@@ -120,8 +124,9 @@ async def test_the_unit_is_active_unprivileged_and_heard_on_management_alone(boo
     assert (agent["NoNewPrivs"], agent["Seccomp"]) == ("1", "2")
     # Before an interface has a configuration it takes nothing from its network.
     assert booted.run("cat", "/proc/sys/net/ipv6/conf/default/accept_ra").stdout == "0\n"
-    for secret in ("/etc/astara/appliance.json", "/var/lib/astara", "/run/astara"):
-        assert booted.run("setpriv", "--reuid=nobody", "--clear-groups", "ls", "-l", f"{secret}/", check=False).stderr
+    for secret in (("cat", "/etc/astara/appliance.json"), ("ls", "/var/lib/astara"), ("ls", "/run/astara")):
+        refused = booted.run("setpriv", "--reuid=nobody", "--clear-groups", *secret, check=False)
+        assert "Permission denied" in refused.stderr
     listening = booted.run("ss", "-Hlntu").stdout.split("\n")[:-1]
     assert [line.split()[4] for line in listening] == [f"[{ADDRESS}]%ge0:5000"]
     await booted.push(everything(booted))
@@ -132,15 +137,26 @@ async def test_the_unit_is_active_unprivileged_and_heard_on_management_alone(boo
     assert connects(booted.orchestrator, ADDRESS)
 
 
-async def test_a_push_configures_the_kernel_and_the_daemons_and_packets_pass(booted: Booted, hosts: Hosts) -> None:
+async def test_a_push_configures_the_kernel_and_the_daemons_and_packets_pass(
+    booted: Booted, hosts: Hosts, tmp_path: Path
+) -> None:
     gateway, host = upstream(hosts), tenant(hosts)
     gateway.ip("route", "delete", "10.0.0.0/24")
-    changed = await booted.push(everything(booted), "v1:all")
+    document = everything(booted) | {"floating_ips": floating((FLOATING, HOST))}
+    document["networks"][1]["address_allocations"] = [
+        {"mac_address": MAC, "device_id": uuid_of(MAC), "hostname": "new", "ip_addresses": {"10.0.0.77": True}}
+    ]
+    changed = await booted.push(document, "v1:all")
     assert set(changed) >= {"firewall", "interfaces", "routes", "dhcp", "ra", "bgp", "metadata_proxy"}
     assert pings(host, INSIDE)
     # Translated: the gateway knows no way to the tenant's network.
     assert pings(host, GATEWAY)
     assert pings(host, GATEWAY6)
+    assert pings(gateway, FLOATING)
+    assert (await Instance(hosts.add("new", "private", mac=MAC), tmp_path).lease())["ip_address"] == "10.0.0.77"
+    # The proxy hears, and says that nobody answers it.
+    ask = ("curl", "-s", "--max-time", "5", "-o", "/dev/null", "-w", "%{http_code}", "http://169.254.169.254/")
+    assert host.run(*ask, check=False).stdout.startswith("50")
     assert (await booted.until(lambda status: status["v4"] and status["v6"]))["digest"] == "v1:all"
     user = booted.run("id", "-u", "astara").stdout.strip()
     running = daemons(booted)
@@ -150,6 +166,9 @@ async def test_a_push_configures_the_kernel_and_the_daemons_and_packets_pass(boo
         assert daemon["Uid"].split() == [user] * 4
         assert (daemon["CapBnd"], daemon["NoNewPrivs"]) == (THREE, "1")
     assert {status_of(booted, pid)["Name"] for pid in running.values()} == {"dnsmasq", "bird"}
+    del document["floating_ips"]
+    assert await booted.push(document) == ["firewall", "interfaces"]
+    assert not pings(gateway, FLOATING)
 
 
 async def test_a_restart_and_a_killed_agent_touch_neither_packets_nor_daemons(booted: Booted, hosts: Hosts) -> None:
@@ -187,6 +206,21 @@ async def test_a_stop_leaves_the_daemons_and_a_kill_after_it_ends_them(booted: B
     booted.run("systemctl", "start", UNIT)
     assert (await booted.answers())["digest"] == "v1:before"
     await until(lambda: all(daemons(booted).values()))
+
+
+async def test_an_agent_that_hangs_is_replaced_and_its_daemons_go_on(booted: Booted) -> None:
+    booted.run("mkdir", "-p", f"/run/systemd/system/{UNIT}.d")
+    booted.run("tee", f"/run/systemd/system/{UNIT}.d/soon.conf", given="[Service]\nWatchdogSec=3\n")
+    booted.run("systemctl", "daemon-reload")
+    booted.run("systemctl", "restart", UNIT)
+    await booted.answers()
+    await booted.push(everything(booted), "v1:before")
+    before, agent = daemons(booted), booted.unit("MainPID")
+    booted.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", UNIT)
+    await until(lambda: booted.unit("MainPID") not in ("0", agent))
+    assert (await booted.answers())["digest"] == "v1:before"
+    assert daemons(booted) == before
+    assert "Watchdog timeout" in booted.log()
 
 
 async def test_a_machine_that_is_booted_again_is_what_it_was_before_anybody_pushes(
