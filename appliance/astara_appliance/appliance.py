@@ -156,7 +156,8 @@ class Appliance:
             await self._apply(plugged)
             self._is_complete = plugged is configuration
         except (InvalidConfiguration, CommitFailed) as error:
-            _log.error("the remembered configuration cannot be run: %s", error)
+            what = "closing everything but management" if remembered is None else "the remembered configuration"
+            _log.error("%s: cannot be put into effect: %s", what, error)
 
     def _plugged(self, configuration: Configuration) -> Configuration:
         """The configuration without what needs a missing interface; the same object when none is missing."""
