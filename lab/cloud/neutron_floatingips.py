@@ -64,12 +64,13 @@ class FloatingIps(Collection):
         )  # fmt: skip
 
     def apply(self, context: Context, row: Row, changes: Row) -> None:
-        """Associate or disassociate; a change that names no port keeps the association."""
-        if "port_id" in changes:
-            if changes["port_id"] and self.forwardings.of(row["id"]):
+        """Associate or disassociate; a change that names no port keeps the association, and so do forwardings."""
+        if self.forwardings.of(row["id"]):
+            if changes.get("port_id"):
                 raise in_use(row["id"])
+        elif "port_id" in changes:
             fixed = changes.get("fixed_ip_address")
-            changes |= self._link(context, row["floating_network_id"], changes["port_id"], fixed, row["id"])
+            changes = changes | self._link(context, row["floating_network_id"], changes["port_id"], fixed, row["id"])
         self.table.change(row, changes)
 
     def unmake(self, context: Context, row: Row) -> None:
@@ -83,7 +84,7 @@ class FloatingIps(Collection):
 
     def port_gone(self, port_id: str) -> None:
         """Disassociate what was associated with a port that is going away, and forward nothing to it."""
-        self.forwardings.port_gone(NOBODY, port_id)
+        self.forwardings.port_gone(port_id)
         for row in self.table.find("port_id", port_id):
             self.table.change(row, {"port_id": None, "fixed_ip_address": None, "router_id": None, "status": "DOWN"})
             self.touch(row)

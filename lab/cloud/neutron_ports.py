@@ -106,6 +106,7 @@ class Ports(Collection):
         if self.options.segments and "fixed_ips" in changes:
             changes["ip_allocation"] = "immediate" if changes["fixed_ips"] else "none"
         self.table.change(row, changes)
+        self.floatingips.forwardings.port_changed(row)
 
     def settle(self, _context: Context, row: Row) -> None:
         """A bound port turns ACTIVE, an unbound one DOWN; Neutron says neither."""

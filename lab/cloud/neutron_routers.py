@@ -234,8 +234,9 @@ class Routers(Collection):
         networks = [self.subnets.pools[one["subnet_id"]].network for one in port["fixed_ips"]]
         subnet_id = port["fixed_ips"][0]["subnet_id"]
         for floating in self.floatingips.table.find("router_id", router["id"]):
-            fixed = floating["fixed_ip_address"]
-            if fixed and any(ipaddress.ip_address(fixed) in network for network in networks):
+            forwardings = self.floatingips.forwardings.of(floating["id"])
+            inside = [floating["fixed_ip_address"], *(one["internal_ip_address"] for one in forwardings)]
+            if any(fixed and ipaddress.ip_address(fixed) in network for fixed in inside for network in networks):
                 raise CloudError(
                     409, "RouterInterfaceInUseByFloatingIP",
                     f"Router interface for subnet {subnet_id} on router {router['id']} cannot be deleted, as it is "

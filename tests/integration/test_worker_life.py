@@ -110,7 +110,8 @@ async def test_ports_of_a_floating_ip_are_forwarded_and_no_more(bench: Bench) ->
     path = f"/floatingips/{floating.id}/port_forwardings"
 
     async def forward(**ports: Any) -> str:
-        body = {"protocol": "tcp", "internal_port_id": port.id, **ports}
+        address = port.fixed_ips[0]["ip_address"]
+        body = {"protocol": "tcp", "internal_port_id": port.id, "internal_ip_address": address, **ports}
         answer = await do(net.post, path, json={"port_forwarding": body})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["port_forwarding"]["id"])
