@@ -77,7 +77,7 @@ class FloatingIps(Collection):
         """Remove a floating IP with its port."""
         if self.forwardings.of(row["id"]):
             raise in_use(row["id"])
-        row["port_details"] = self._details(row["port_id"])
+        row |= {"port_details": self._details(row["port_id"]), "port_forwardings": []}
         super().unmake(context, row)
         for port in self.ports.table.find("device_id", row["id"]):
             self.ports.discard(port)
