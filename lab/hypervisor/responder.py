@@ -52,8 +52,9 @@ def _plain(address: str) -> str:
 
 
 def main() -> None:
-    """`responder NAME`: serve for a host that has no host name of its own."""
-    asyncio.run(serve(lambda: sys.argv[1]))
+    """`responder NAME [PORT]`: serve under a name that is not the host's, or on another port."""
+    name, *port = sys.argv[1:]
+    asyncio.run(serve(lambda: name, *map(int, port)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The cloud that the contract suite runs against: the simulation, or a real one named by the environment.
 
-`ASTARA_TEST_CLOUD=rig` with `OS_CLIENT_CONFIG_FILE` and `OS_CLOUD` (an administrator) runs the same tests against a
-real OpenStack that has an image and a flavor called `tiny`. Whatever a test makes is removed again.
+`ASTARA_TEST_CLOUD=rig` runs the same tests against a real OpenStack: the one that `OS_CLIENT_CONFIG_FILE` and
+`OS_CLOUD` name (an administrator; it has an image and a flavor called `tiny`), or else the rig beside this checkout,
+brought up as `make test-openstack` does. Whatever a test makes is removed again.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import pytest
 from openstack.connection import Connection
 from openstack.exceptions import ConflictException, NotFoundException
 
+from lab import rig
 from lab.cloud import CloudOptions, SimulatedCloud
 
 REAL = os.environ.get("ASTARA_TEST_CLOUD") == "rig"
@@ -203,9 +205,16 @@ def simulation() -> Iterator[SimulatedCloud]:
 def clouds() -> Iterator[Clouds]:
     """The cloud under test."""
     with ExitStack() as stack:
-        admin = openstack.connect() if REAL else connect(stack.enter_context(Simulation(CloudOptions())))
-        stack.callback(admin.close)
-        yield Clouds(admin, stack)
+        yield Clouds(_administrator(stack), stack)
+
+
+def _administrator(stack: ExitStack) -> Connection:
+    if REAL and "OS_CLOUD" not in os.environ:
+        admin, _ = stack.enter_context(rig.control_plane())
+        return admin
+    admin = openstack.connect() if REAL else connect(stack.enter_context(Simulation(CloudOptions())))
+    stack.callback(admin.close)
+    return admin
 
 
 @pytest.fixture

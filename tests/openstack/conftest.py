@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rig_running
 from openstack.config import OpenStackConfig
 from openstack.connection import Connection
 from rig_client import Client
 from rig_cloud import DEPLOYMENT, RealCloud
 
+from lab import rig
 from lab.hypervisor.hypervisor import Hypervisor
 from lab.layout import free_management_network
 from services.common import marks
@@ -27,9 +27,7 @@ EXTERNAL = {"172.24.4.0/24": "172.24.4.1", "2001:db8::/64": "2001:db8::2"}
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[tuple[Connection, Hypervisor]]:
     """An admin's connection to a control plane that answers, and its hypervisor."""
-    if not (rig_running.RIG / "up").exists():
-        pytest.fail(f"{rig_running.RIG} is missing: a real OpenStack control plane is needed beside this checkout")
-    with rig_running.control_plane() as made:
+    with rig.control_plane() as made:
         yield made
 
 

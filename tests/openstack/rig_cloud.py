@@ -1,5 +1,6 @@
 """The system against a real control plane, a user with the openstack client, and hosts that the user's servers are."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from typing import Any
 import pytest
 from openstack.connection import Connection
 from rig_client import Client
-from rig_running import CLOUDS
 
 from lab.hypervisor.hypervisor import Hypervisor
 from lab.hypervisor.outside import INTERNET
+from lab.rig import CLOUDS
 from services.common import marks
 
 DEPLOYMENT = "rigtest"
@@ -44,8 +45,19 @@ class Host:
         """Whether an address answers one ping within a second."""
         return bool(self.run("ping", "-c", "1", "-W", "1", "-n", address))
 
+    @contextlib.contextmanager
+    def serves(self, port: int) -> Iterator[None]:
+        """While inside, the host answers on one more port, as `<name>-<port>`."""
+        argv = (sys.executable, "-m", "lab.hypervisor.responder", f"{self.name}-{port}", str(port))
+        command = self.hypervisor.inside(self.id, *argv)
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as process:
+            try:
+                yield
+            finally:
+                os.killpg(process.pid, signal.SIGTERM)  # what enters the machine has a child there
+
     def asks(self, address: str = INTERNET[0]) -> dict[str, Any] | None:
-        """What the host at an address answers on port 80: who it is and whom it sees."""
+        """What the host at an address answers, on port 80 if none is named: who it is and whom it sees."""
         answer = self.run("curl", "-sg", "--max-time", "2", f"http://{address}/")
         return json.loads(answer) if answer else None
 
@@ -100,16 +112,16 @@ class RealCloud:
         return str(self.user.compute.get_server_console_output(host.id)["output"])
 
     def internet_asks(self, address: str) -> dict[str, Any] | None:
-        """What the host at an address answers to the Internet on port 80."""
+        """What the host at an address answers to the Internet, on port 80 if none is named."""
         ask = ("curl", "-sg", "--max-time", "2", f"http://{address}/")
         done = self.hypervisor.internet().run(*ask, check=False)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
-    def internet_connects(self, address: str) -> socket.socket:
-        """A TCP connection from the Internet to port 80 of an address, on which nothing was said yet."""
+    def internet_connects(self, address: str, port: int = 80) -> socket.socket:
+        """A TCP connection from the Internet to a port of an address, on which nothing was said yet."""
         connection = self.hypervisor.internet().socket()
         connection.settimeout(3.0)
-        connection.connect((address, 80))
+        connection.connect((address, port))
         return connection
 
     # The system's processes

@@ -69,16 +69,25 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     print("a port of a floating IP, for a host that has none of its own")
     door = client("floating", "ip", "create", "rig-external")
     inside = next(cloud.user.network.ports(device_id=db.id)).id
+    outer = str(door["floating_ip_address"])
+    forward = ("floating", "ip", "port", "forwarding")
     forwarding = client(
-        "floating", "ip", "port", "forwarding", "create", door["id"], "--port", inside, "--internal-ip-address",
-        db.address, "--internal-protocol-port", "80", "--external-protocol-port", "8080", "--protocol", "tcp",
+        *forward, "create", door["id"], "--port", inside, "--internal-ip-address", db.address,
+        "--internal-protocol-port", "80", "--external-protocol-port", "8080", "--protocol", "tcp",
     )["id"]  # fmt: skip
-    forwarded = f"{door['floating_ip_address']}:8080"
-    until("the Internet reaches db by its port", lambda: _name(cloud, forwarded) == "db")
-    assert cloud.internet_asks(str(door["floating_ip_address"])) is None
+    until("the Internet reaches db by its port", lambda: _name(cloud, f"{outer}:8080") == "db")
+    assert cloud.internet_asks(outer) is None
     assert db.seen_as() == snat
-    client("floating", "ip", "port", "forwarding", "delete", door["id"], forwarding)
-    until("and no more", lambda: cloud.internet_asks(forwarded) is None)
+    with db.serves(8000):
+        until("db has another door", lambda: web.asks(f"{db.address}:8000"))
+        client(*forward, "set", door["id"], forwarding, "--internal-protocol-port", "8000")
+        until("the Internet is led to that", lambda: _name(cloud, f"{outer}:8080") == "db-8000")
+        with cloud.internet_connects(outer, 8080) as connection:
+            client(*forward, "delete", door["id"], forwarding)
+            until("and to none any more", lambda: cloud.internet_asks(f"{outer}:8080") is None)
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
     client("floating", "ip", "delete", door["id"])
 
     print("a router that translates nothing")

@@ -1,8 +1,9 @@
 """The control plane of ../shared/openstack-rig, with our Nova driver: its servers are machines made of namespaces.
 
-A control plane that runs already with the driver is used as it is and stays up; otherwise it is brought up, and taken
-down at the end. What the rig remembers of its options is put back. There is one rig on a machine: a second run of these
-tests, from any checkout, is refused.
+It has the service plugins that Astara makes use of, which the rig has not by itself. A control plane that runs already
+with them and with the driver is used as it is and stays up; otherwise it is brought up, and taken down at the end. What
+the rig remembers of its options is put back. There is one rig on a machine: a second user of it, from any checkout, is
+refused.
 """
 
 import contextlib
@@ -14,14 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import openstack
-import pytest
 from keystoneauth1.exceptions import ClientException
 from openstack.connection import Connection
 from openstack.exceptions import SDKException
 
-from lab.hypervisor.hypervisor import Hypervisor
+from .hypervisor.hypervisor import Hypervisor
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 RIG = ROOT.parent / "shared" / "openstack-rig"
 STATE = Path(os.environ.get("RIG_STATE", "/tmp/openstack-rig"))  # noqa: S108 - the rig's own default
 OURS = STATE / "astara-lab"
@@ -29,14 +29,25 @@ CLOUDS = STATE / "clouds.yaml"
 _OPTIONS = STATE / "options"
 _NOVA, _NEUTRON = OURS / "nova.conf", OURS / "neutron.conf"
 _DRIVER = "compute_driver = astara_lab.NamespaceDriver"
+_PLUGINS = "service_plugins = router,port_forwarding"
+
+
+class RigError(Exception):
+    """There is no rig, somebody else uses it, or its hypervisor does not start."""
 
 
 @contextlib.contextmanager
 def control_plane() -> Iterator[tuple[Connection, Hypervisor]]:
-    """An admin's connection to a control plane that answers, and the hypervisor on which its Nova boots."""
+    """An admin's connection to a control plane that answers, and the hypervisor on which its Nova boots.
+
+    Needs root. RigError when it cannot be had; CalledProcessError when it does not come up.
+    """
+    if not (RIG / "up").exists():
+        msg = f"{RIG} is missing: a real OpenStack control plane is needed beside this checkout"
+        raise RigError(msg)
     OURS.mkdir(parents=True, exist_ok=True)
     _NOVA.write_text(f"[DEFAULT]\n{_DRIVER}\n[astara_lab]\nsocket = {OURS}/hypervisor/socket\n")
-    _NEUTRON.write_text("[DEFAULT]\nservice_plugins = router,port_forwarding\n")
+    _NEUTRON.write_text(f"[DEFAULT]\n{_PLUGINS}\n")
     with _alone(), _hypervisor() as hypervisor, _up():
         os.environ["OS_CLIENT_CONFIG_FILE"] = str(CLOUDS)
         with openstack.connect(cloud="rig") as connection:
@@ -49,7 +60,8 @@ def _alone() -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pytest.fail(f"another run of these tests uses the control plane in {STATE}")
+            msg = f"somebody else uses the control plane in {STATE}"
+            raise RigError(msg) from None
         yield
 
 
@@ -65,8 +77,8 @@ def _hypervisor() -> Iterator[Hypervisor]:
             stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
     try:
-        assert serving.stdout is not None
-        assert "questions at" in serving.stdout.readline(), (OURS / "hypervisor.log").read_text()[-2000:]
+        if "questions at" not in serving.stdout.readline():  # type: ignore[union-attr]
+            raise RigError((OURS / "hypervisor.log").read_text()[-2000:])
         yield hypervisor
     finally:
         serving.terminate()
