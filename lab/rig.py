@@ -30,6 +30,8 @@ _OPTIONS = STATE / "options"
 _NOVA, _NEUTRON = OURS / "nova.conf", OURS / "neutron.conf"
 _DRIVER = "compute_driver = astara_lab.NamespaceDriver"
 _PLUGINS = "service_plugins = router,port_forwarding"
+_EXTENSIONS = {"router", "floating-ip-port-forwarding"}
+"""What a control plane that has the plugins answers with, of which one that was brought up earlier may have fewer."""
 
 
 class RigError(Exception):
@@ -116,7 +118,6 @@ def _answers() -> bool:
     os.environ["OS_CLIENT_CONFIG_FILE"] = str(CLOUDS)
     try:
         with openstack.connect(cloud="rig") as connection:
-            next(connection.network.networks(), None)
+            return {extension.alias for extension in connection.network.extensions()} >= _EXTENSIONS
     except (SDKException, ClientException, OSError):
         return False
-    return True
