@@ -2,10 +2,16 @@
 
 A server that is asked to listen in plain text on another address than loopback refuses to start, unless the operator
 said that something else encrypts. Health answers for the empty name and for each service that the server carries.
+
+Kubernetes' probes speak no TLS and show no certificate: on `[grpc] health_listen` health alone answers, in plain text.
+There the empty name says whether the process is fit to run, as a standby is.
+
+A client dials every address that the scheduler's name has, and calls the one whose health says that it serves.
 """
 
 import asyncio
 import ipaddress
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +39,18 @@ _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+# All replicas are dialled; the one that leads says that it serves this, the others that they do not.
+_LEADERS_SERVICE = "astara.scheduler.v1.WorkService"
+_FIND_LEADER: list[tuple[str, int | str]] = [
+    (
+        "grpc.service_config",
+        json.dumps(
+            {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": _LEADERS_SERVICE}}
+        ),
+    ),
+    # Replicas come and go under one name; asked seldom otherwise: when a connection breaks.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 ]
 _SERVER_OPTIONS = [
     *_CHANNEL_OPTIONS[:4],
@@ -96,27 +114,41 @@ class RpcServer:
         else:
             self.port = self.server.add_secure_port(address, credentials)
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        self._probed = _Probed(settings.health_listen) if settings.health_listen else None
+
+    @property
+    def health_port(self) -> int | None:
+        """The port of `[grpc] health_listen`; None without it."""
+        return None if self._probed is None else self._probed.port
 
     async def start(self, *, serving: bool = True) -> None:
         """Listen; health says SERVING when `serving`, until `set_serving` says otherwise."""
         await self.server.start()
+        if self._probed is not None:
+            await self._probed.server.start()
+            await self._probed.health.set("", health_pb2.HealthCheckResponse.SERVING)
         await self.set_serving(serving)
 
     async def set_serving(self, serving: bool) -> None:
-        """Change what health answers."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", *self._services):
-            await self._health.set(name, status)
+        """Change what health answers; to probes, for the services alone."""
+        await self._health.set("", _status(serving))
+        for name in self._services:
+            await self.set_health(name, serving)
 
     async def set_health(self, name: str, serving: bool) -> None:
         """Change what health answers for one name alone, e.g. `readiness`."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self._health.set(name, status)
+        await self._health.set(name, _status(serving))
+        if self._probed is not None:
+            await self._probed.health.set(name, _status(serving))
 
     async def stop(self, grace: float = 1.0) -> None:
         """Health says NOT_SERVING, calls get `grace` seconds to end."""
         await self._health.enter_graceful_shutdown()
+        if self._probed is not None:
+            await self._probed.health.enter_graceful_shutdown()
         await self.server.stop(grace)
+        if self._probed is not None:
+            await self._probed.server.stop(None)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -128,11 +160,30 @@ class RpcServer:
         await self.stop()
 
 
+class _Probed:
+    """The server that health has to itself, in plain text."""
+
+    def __init__(self, address: str) -> None:
+        split_address(address)
+        self.server = grpc.aio.server(options=_SERVER_OPTIONS)
+        self.health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
+        self.port = self.server.add_insecure_port(address)
+
+
+def _status(serving: bool) -> "health_pb2.HealthCheckResponse.ServingStatus.ValueType":
+    return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+
+
 def open_channel(settings: GrpcSettings, address: str | None = None) -> grpc.aio.Channel:
-    """A channel to the scheduler, or to `address`. It reconnects by itself, within a second once the peer is back."""
+    """A channel to the scheduler that leads, or to `address`. It reconnects by itself, within a second once the peer
+    is back; a call that does not wait for that ends UNAVAILABLE.
+    """
     target = address or settings.scheduler
     host, _ = split_address(target)
     options: list[tuple[str, int | str]] = list(_CHANNEL_OPTIONS)
+    if address is None:
+        options += _FIND_LEADER
     if not settings.tls_ca:
         if not is_loopback(host) and not settings.allow_plaintext:
             msg = f"gRPC would speak plain text to {target}: set [grpc] tls_ca, or [grpc] allow_plaintext"

@@ -166,7 +166,13 @@ class GrpcSettings:
 
     group: typing.ClassVar[str] = "grpc"
 
-    scheduler: str = option("127.0.0.1:44251", help="Where the scheduler listens, host:port")
+    scheduler: str = option(
+        "127.0.0.1:44251",
+        help="Where the scheduler listens, host:port; of all addresses of a name the leader's is used",
+    )
+    health_listen: str = option(
+        "", help="Where health alone answers, in plain text, for probes that speak no TLS, host:port; empty: nowhere"
+    )
     tls_cert: str = option(
         "", help="File with this service's certificate chain (PEM); with it TLS is on and both sides show certificates"
     )
