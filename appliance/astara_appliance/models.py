@@ -128,8 +128,8 @@ class Network(_Model):
     name: Text = ""
     network_type: Literal["external", "internal", "management"]
     mtu: Mtu | None = None
-    v4_conf_service: Literal["static", "dhcp"] = "static"
-    v6_conf_service: Literal["static", "dhcp", "ra"] = "static"
+    v4_conf_service: Literal["static"] = "static"
+    v6_conf_service: Literal["static"] = "static"
     interface: Interface
     subnets: Annotated[list[Subnet], Field(max_length=MAX_SUBNETS)] = []
     address_allocations: Annotated[list[Allocation], Field(max_length=MAX_ALLOCATIONS)] = []

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
 
 from .appliance import CommitFailed, StaleEpoch
 from .backend import BackendError
@@ -60,6 +60,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(500, "The machine does not answer as it should", f"{error}.")
         case web.HTTPRequestEntityTooLarge():
             return Problem(413, "The body is too large", error.text or "")
+        case web.RequestPayloadError() | ClientPayloadError():
+            return Problem(400, "The body is broken", "It is not what its Content-Encoding or its length says.")
         case web.HTTPException():
             allow = error.headers.get("Allow")
             return Problem(error.status, error.reason, "", headers={"Allow": allow} if allow else None)

@@ -10,7 +10,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 
 from aiohttp import web
@@ -20,6 +20,7 @@ from .appliance import Appliance
 from .backend import Backend, RecordingBackend
 from .boot import BootData
 from .certificates import Certificates
+from .connections import Bounded
 from .interfaces import MANAGEMENT
 from .linux.compose import compose
 from .machine import links
@@ -29,26 +30,35 @@ from .supervisor import Supervisor
 # at once), for both families.
 _IP_FREEBIND = 15
 _LOOK_EVERY = 1.0
+_CONNECTIONS = 256
+_HANDSHAKE = 5.0
+_BACKLOG = 128
 _CERTIFICATES_EVERY = 5.0
 
 _log = logging.getLogger(__name__)
+# aiohttp logs each request that is no HTTP with a traceback: whoever is on management could fill the log.
+_silent = logging.getLogger(f"{__name__}.http")
+_silent.setLevel(logging.CRITICAL)
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Listener:
     """The sockets of the API."""
 
-    def __init__(self, boot: BootData, runner: web.AppRunner, certificates: Certificates, device: str | None) -> None:
+    def __init__(self, boot: BootData, accept: Bounded, certificates: Certificates, device: str | None) -> None:
         """Once opened it listens on the management addresses, on `device` only (None: on whichever has them)."""
         self._boot = boot
-        self._runner = runner
+        self._accept = accept
         self._certificates = certificates
         self._device = device
         self._sockets: list[socket.socket] = []
-        self._sites: list[web.SockSite] = []
+        self._servers: list[asyncio.Server] = []
 
     async def open(self) -> None:
         """Listen anew: on the interface that has the device's name now. Raises OSError."""
-        await self._stop()
+        self._stop()
         for own in self._sockets:
             own.close()
         addresses = self._boot.listen_addresses
@@ -58,24 +68,28 @@ class Listener:
     async def renew(self) -> None:
         """Speak with the certificates that are there now; connections that are open stay as they are."""
         if self._certificates.changed():
-            await self._stop()
+            self._stop()
             await self._serve()
             _log.info("the certificates were renewed")
 
     async def _serve(self) -> None:
         for own in self._sockets:
             # A server closes its socket when it stops; those who wait behind the other one do not notice.
-            site = web.SockSite(self._runner, own.dup(), ssl_context=self._certificates.context)
-            await site.start()
-            self._sites.append(site)
+            context = self._certificates.context
+            server = await asyncio.get_running_loop().create_server(
+                self._accept, sock=own.dup(), backlog=_BACKLOG, ssl=context,
+                ssl_handshake_timeout=None if context is None else _HANDSHAKE,
+            )  # fmt: skip
+            self._servers.append(server)
 
-    async def _stop(self) -> None:
-        for site in self._sites:
-            await site.stop()
-        self._sites.clear()
+    def _stop(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
 
     def close(self) -> None:
-        """Listen no more; the runner ends what is open."""
+        """Listen no more; what is open goes on."""
+        self._stop()
         for own in self._sockets:
             own.close()
 
@@ -129,16 +143,28 @@ async def _running(
 ) -> AsyncIterator[tuple[Appliance, Listener]]:
     """The appliance, with its API listening."""
     app = create_app(boot, state_dir, backend)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=5.0)
-    listener = Listener(boot, runner, certificates, device)
+    runner = web.AppRunner(app, access_log=None, logger=_silent, handler_cancellation=True, shutdown_timeout=5.0)
+    listener: Listener | None = None
+
+    @web.middleware
+    async def keep(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with accept.in_hand(request):
+            return await handler(request)
+
+    app.middlewares.append(keep)
     try:
         await runner.setup()
+        if runner.server is None:
+            raise RuntimeError("the application has no server behind its set-up")
+        accept = Bounded(runner.server, _CONNECTIONS)
+        listener = Listener(boot, accept, certificates, device)
         await listener.open()
         _log.info("listening on %s, port %d", ", ".join(boot.listen_addresses), boot.api_port)
         yield app[APPLIANCE], listener
     finally:
+        if listener is not None:
+            listener.close()
         await runner.cleanup()
-        listener.close()
 
 
 async def _until_signalled(*beside: Coroutine[None, None, None]) -> None:

@@ -1,5 +1,6 @@
 """Nobody but the appliance speaks on management in its name, whatever addresses a tenant or the outside uses."""
 
+import contextlib
 import socket
 import sys
 import time
@@ -12,6 +13,14 @@ from lab.appliance_machine import ADDRESS, MANAGEMENT_MAC, ORCHESTRATOR, Hosts, 
 from lab.wires import Fabric
 
 ORCHESTRATOR4 = "192.0.2.1"
+ASK = """
+import socket, sys
+asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asking.settimeout(2)
+asking.connect((sys.argv[1], 53))
+asking.send(b"\\x12\\x34\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\3www\\7example\\3org\\0\\0\\1\\0\\1")
+asking.recv(512)
+"""
 OUTSIDE = "2001:db8:ff::1"
 OWN = "2001:db8:ff::2"
 TENANT = "2001:db8:1::1"
@@ -111,6 +120,70 @@ async def test_so_it_is_where_management_is_ipv4(fabric: Fabric, hosts: Hosts, t
         assert rules.count("lookup local") == 1
     finally:
         await machine.close()
+
+
+async def test_an_orchestrator_behind_a_gateway_is_not_asked_for_names(
+    fabric: Fabric, hosts: Hosts, tmp_path: Path
+) -> None:
+    far = "2001:db8:77::1"
+    machine = Machine(fabric, tmp_path / "appliance")
+    machine.orchestrator.ip("address", "add", f"{far}/128", "dev", "eth0")
+    try:
+        machine.start(
+            management={
+                "mac": MANAGEMENT_MAC, "addresses": [f"{ADDRESS}/64"], "mtu": 1500, "gateway": ORCHESTRATOR,
+            },
+            orchestrator={"addresses": [far], "metadata_port": 9697, "api_port": 44250},
+        )  # fmt: skip
+        await machine.answers()
+        machine.plug("ext")
+        machine.plug("one")
+        await machine.until(lambda status: len(status["interfaces"]) == 3)
+        wanted = configuration(machine)
+        for served in wanted["networks"][1]["subnets"]:
+            served |= {"dhcp_enabled": True, "dns_nameservers": [far if ":" in served["cidr"] else "10.1.0.53"]}
+        await machine.push(wanted)
+        assert pings(machine.vm, far)
+        tenant = hosts.add("tenant", "one", "10.1.0.5/24", gateway="10.1.0.1")
+        with machine.orchestrator.socket(socket.AF_INET6, socket.SOCK_DGRAM) as listening:
+            listening.bind((far, 53))
+            listening.settimeout(1.0)
+            tenant.run("python3", "-c", ASK, "10.1.0.1", check=False)
+            with pytest.raises(TimeoutError):
+                listening.recv(512)
+    finally:
+        await machine.close()
+
+
+async def test_callers_who_say_nothing_keep_nobody_out(appliance: Machine) -> None:
+    with contextlib.ExitStack() as held:
+        for _ in range(800):
+            idle = held.enter_context(appliance.orchestrator.socket(socket.AF_INET6))
+            idle.settimeout(5)
+            idle.connect((ADDRESS, 5000))
+            idle.send(b"GET /v1/status HTTP/1.1\r\n")
+        assert (await appliance.status())["digest"] is None
+        assert appliance.process is not None
+        assert descriptors(appliance.process.pid) < 450
+
+
+def descriptors(pid: int) -> int:
+    """How many files and sockets a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+async def test_what_is_no_http_is_refused_without_a_word_in_the_log(appliance: Machine) -> None:
+    before = appliance.log()
+    with appliance.orchestrator.socket(socket.AF_INET6) as caller:
+        caller.settimeout(5)
+        caller.connect((ADDRESS, 5000))
+        caller.send(b"\x16\x03\x01 nonsense\r\n\r\n")
+        assert b" 400 " in caller.recv(4096)
+    code, answer = await appliance.ask(
+        "PUT", "/v1/system/config", data=b"no gzip", headers={"Content-Encoding": "gzip"}
+    )
+    assert (code, answer["title"]) == (400, "The body is broken")
+    assert appliance.log() == before
 
 
 async def check_metadata_beside_a_trap(machine: Machine, hosts: Hosts, listening: str, trapped: str, cidr: str) -> None:

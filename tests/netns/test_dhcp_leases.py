@@ -89,6 +89,13 @@ async def test_a_known_host_gets_its_address_and_all_that_goes_with_it(machine, 
     assert lease["dhcp_lease_time"] == "86400"
 
 
+@pytest.mark.parametrize("name", ["ignore", "infinite", "2m", "300", "set"])
+async def test_a_name_means_nothing_but_itself(machine, instance, name):
+    await push(machine, red(machine, allocation(ONE, "10.1.0.5", hostname=name)))
+    lease = await instance("red", ONE).lease()
+    assert (lease["ip_address"], lease["dhcp_lease_time"], lease["host_name"]) == ("10.1.0.5", "86400", name)
+
+
 async def test_routes_come_with_the_default_route_and_the_one_to_the_metadata_address(machine, instance):
     routes = [
         {"destination": "198.51.100.0/25", "nexthop": "10.1.0.9"},

@@ -140,6 +140,24 @@ def test_switching_snat_off_cuts_what_hid_and_no_floating_ip(world: World) -> No
         exchange(kept, kept_there)
 
 
+def test_switching_snat_on_cuts_what_went_by_its_own_address_and_nothing_inside(world: World) -> None:
+    world.world.ip("route", "replace", "10.0.0.0/16", "via", OUTSIDE)
+    world.firewall.apply(enable_snat=False)
+    with (
+        Listener(world.world, 80) as listener,
+        Listener(world.web, 81) as serving,
+        Listener(world.other, 82) as inner,
+        called(world.web, WORLD, 80, listener) as (outward, there, seen),
+        called(world.world, WEB, 81, serving) as (inward, answering, _),
+        called(world.web, OTHER, 82, inner) as (kept, kept_there, _),
+    ):
+        assert seen == WEB
+        world.firewall.apply()
+        assert is_cut(there, outward)
+        assert is_cut(inward, answering)
+        exchange(kept, kept_there)
+
+
 def test_another_outside_address_cuts_what_hid_behind_the_former_and_not_the_routers_own(world: World) -> None:
     other = {**NETWORKS[0], "interface": {"ifname": "ge1", "addresses": ["172.24.4.21/24"]}}
     world.router.ip("address", "add", "172.24.4.21/24", "dev", "ge1")

@@ -1,14 +1,15 @@
 """Dropping the tracked connections whose translation the firewall's state does not give any more.
 
 The kernel keeps to the translation that a connection began with, so without this an address that was taken away would
-go on working for who uses it. A connection is dropped when the state would translate it otherwise now; all others go on
-untouched. Only connections that are translated are judged, so the router's own are never.
+go on working for who uses it. A connection is dropped when the state would translate it otherwise now, and an
+untranslated one between the outside and a subnet that is reached by its own addresses no more; all others go on
+untouched.
 """
 
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from . import netfilter
 from .netfilter import Attributes, attribute, parse
@@ -85,17 +86,36 @@ def drop_stale(former: Ruleset | None, now: Ruleset) -> int:
 
     Answers with how many connections that were. Raises `BackendError`. Blocks while the kernel looks through its table.
     """
+    dropped = 0 if former is None else _drop_untranslated(former, now)
     addresses = None if former is None else taken_away(former, now)
     if addresses is not None and not addresses:
-        return 0
+        return dropped
     translation = Translation(now)
-    dropped = 0
     for attributes in _candidates(addresses, translation.masks):
         connection = _connection(attributes)
         if connection is not None and not translation.gives(connection):
             netfilter.delete_connection(_name(attributes))
             dropped += 1
     return dropped
+
+
+def _drop_untranslated(former: Ruleset, now: Ruleset) -> int:
+    """Drop what passes untranslated between the outside and a subnet that `former` routed and `now` does not."""
+    if not former.without(now)["routed"]:
+        return 0
+    inside, still = ([IPv4Network(cidr) for cidr in one.elements["routed"]] for one in (former, now))
+    stale = []
+    for attributes in netfilter.connections(b""):
+        if not int.from_bytes(attributes[_STATUS], "big") & (_SOURCE_TRANSLATED | _DESTINATION_TRANSLATED):
+            asked = parse(parse(attributes[_ORIGINAL])[_TUPLE_IP])
+            ends = [IPv4Address(asked[_SOURCE]), IPv4Address(asked[_DESTINATION])]
+            own = [end for end in ends if any(end in cidr for cidr in inside)]
+            # Between two internal networks nothing has changed.
+            if len(own) == 1 and not any(own[0] in cidr for cidr in still):
+                stale.append(attributes)
+    for attributes in stale:
+        netfilter.delete_connection(_name(attributes))
+    return len(stale)
 
 
 def taken_away(former: Ruleset, now: Ruleset) -> set[str]:

@@ -7,7 +7,7 @@ line is one word of harmless characters, whoever chose it; anything else is refu
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def options_file(network: Mapping[str, Any]) -> str:
 
 def hosts_file(network: Mapping[str, Any]) -> str:
     """Who gets an answer, and which addresses. One line a host, and one more for each further IPv4 address."""
-    return _text(line for host in network["hosts"] for line in _host(host))
+    return _text(line for host in network["hosts"] for line in _host(host, network["domain"]))
 
 
 def names_file(network: Mapping[str, Any]) -> str:
@@ -140,10 +140,16 @@ def owners_in(hosts: str) -> dict[str, str]:
     found = {}
     for line in hosts.splitlines():
         mac, *words = line.split(",")
-        # Names have neither dots nor colons, identifiers and tags have both a name and a colon.
-        addresses = (word.strip("[]") for word in words if not word.startswith(("id:", "set:")))
-        found.update({word: mac for word in addresses if "." in word or ":" in word})
+        found.update({word: mac for word in (word.strip("[]") for word in words) if _is_address(word)})
     return found
+
+
+def _is_address(word: str) -> bool:
+    try:
+        ip_address(word)
+    except ValueError:
+        return False
+    return True
 
 
 def without_leases_of_others(leases: str, owned: Mapping[str, str]) -> str:
@@ -174,10 +180,11 @@ def _option(tag: str, name: str, values: Iterable[str]) -> str:
     return ",".join((tag, name, *values))
 
 
-def _host(host: Mapping[str, Any]) -> Iterator[str]:
+def _host(host: Mapping[str, Any], domain: str) -> Iterator[str]:
     # With "id:*" a host is known by its MAC address whatever it calls itself, as when its firmware asks first.
     begin = [_word(host["mac_address"]), "id:*", *([f"set:{_tag(host)}"] if host.get("options") else [])]
-    end = [_word(host["hostname"])] if host["hostname"] else []
+    # A bare name may mean something else here: "ignore", "infinite", "2m".
+    end = [f"{_word(host['hostname'])}.{_word(domain)}"] if host["hostname"] else []
     v4 = [_word(address) for address in host["addresses"] if version_of(address) == 4]
     v6 = [f"[{_word(address)}]" for address in host["addresses"] if version_of(address) == 6]
     yield ",".join((*begin, *v4[:1], *v6, *end))

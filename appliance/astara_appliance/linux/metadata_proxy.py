@@ -27,6 +27,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from ..backend import BackendError, State
+from ..connections import Bounded
 from ..interfaces import MANAGEMENT
 from ..metadata_forwarder import MAX_REQUEST, MetadataForwarder, MetadataRequest
 from .effect import Machine
@@ -118,7 +119,6 @@ class _Proxy:
         self._link = 0
         self._servers: list[asyncio.Server] = []
         self._in_hand: Counter[str] = Counter()
-        self._busy: set[asyncio.Transport] = set()
         self._http = web.Server(
             self._answer,
             request_factory=self._receive,
@@ -132,6 +132,7 @@ class _Proxy:
             max_headers=_MOST_HEADERS,
             auto_decompress=False,
         )
+        self._accept = Bounded(self._http, CONNECTIONS)
 
     def is_for(self, listeners: list[dict[str, Any]] | None) -> bool:
         """Whether it is what is wanted, on the interface that has its name now."""
@@ -156,16 +157,6 @@ class _Proxy:
         self._servers.clear()
         self._http.pre_shutdown()
         await self._http.shutdown(CLOSING)
-
-    def _accept(self) -> asyncio.Protocol:
-        connections = self._http.connections
-        if len(connections) >= CONNECTIONS:
-            silent = (item.transport for item in connections if isinstance(item, RequestHandler))
-            victim = next((item for item in silent if item is not None and item not in self._busy), None)
-            if victim is None:
-                return _Refusal()
-            victim.abort()
-        return self._http()
 
     def _receive(
         self,
@@ -193,21 +184,20 @@ class _Proxy:
         return response
 
     async def _answer_source(self, request: web.BaseRequest) -> web.Response:
+        if request.method == "CONNECT":
+            # Its target is another server's address, and there is none behind this one.
+            return _last(405, "this is no proxy for other servers")
         source = await self._source(request)
         if source is None:
             return web.Response(status=404, text="there is no instance at this address\n")
         if self._in_hand[source] >= AT_ONCE_EACH:
             return web.Response(status=429, text="too many requests at a time\n", headers={"Retry-After": "1"})
-        transport = request.transport
         self._in_hand[source] += 1
-        if transport is not None:
-            self._busy.add(transport)
         try:
-            return await self._forward(request, source)
+            with self._accept.in_hand(request):
+                return await self._forward(request, source)
         finally:
             self._in_hand -= Counter((source,))
-            if transport is not None:
-                self._busy.discard(transport)
 
     async def _forward(self, request: web.BaseRequest, source: str) -> web.Response:
         if (request.content_length or 0) > MAX_REQUEST:
@@ -237,14 +227,6 @@ class _Proxy:
         if source is None:
             _log.debug("metadata proxy of %s: %s is none of Neutron's ports", self._ifname, address)
         return source
-
-
-class _Refusal(asyncio.Protocol):
-    """Ends a connection before it begins."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
 
 
 def _last(status: int, text: str) -> web.Response:

@@ -41,7 +41,7 @@ class Dhcp(RecordedService):
 
     def render(self, configuration: Configuration) -> State:
         """Each internal network that has a subnet with DHCP, by interface."""
-        management = [ip_interface(address).network for address in self._boot.management.addresses]
+        management = self._management()
         # A router that asked itself would ask for ever.
         own = {address.partition("/")[0] for one in configuration.networks for address in one.interface.addresses}
         return {
@@ -49,6 +49,18 @@ class Dhcp(RecordedService):
             for network in configuration.networks_of("internal")
             if is_served(network)
         }
+
+    def _management(self) -> list[_Cidr]:
+        """What must not be asked on a tenant's behalf: the management networks, and what is reached through them."""
+        boot = self._boot
+        found = [ip_interface(address).network for address in boot.management.addresses]
+        beyond = [*boot.orchestrator.addresses, *([boot.management.gateway] if boot.management.gateway else [])]
+        hosts = (ip_network(address) for address in beyond)
+        return [*found, *(host for host in hosts if not any(_is_within(host, network) for network in found))]
+
+
+def _is_within(host: _Cidr, network: _Cidr) -> bool:
+    return host.network_address in network
 
 
 def is_served(network: Network) -> bool:
