@@ -56,7 +56,8 @@ def main() -> int:
         else:
             asyncio.run(supervise(layout))
     except LabError as error:
-        console.print("[bold red]The lab did not come up:[/]")
+        what = {"up": "The lab did not come up", "demo": "There is nothing to show"}
+        console.print(f"[bold red]{what.get(arguments.command, 'That did not work')}:[/]")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1
     except demo.DemoError as error:
