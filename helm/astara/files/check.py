@@ -4,6 +4,8 @@ Arguments: rpcapi's URL, and the scheduler's name with the port of its probes. E
 authority of rpcapi's certificate, or empty. Everything is asked again until LIMIT_SECONDS are over.
 """
 
+# ruff: noqa: INP001, T201 - a script of its own, whose output is what `helm test --logs` shows
+
 import os
 import socket
 import ssl
@@ -31,7 +33,7 @@ def check_http(url: str) -> None:
 def leaders(name: str, port: str) -> list[str]:
     """The addresses of the replicas that say that they lead."""
     found = []
-    for address in sorted({info[4][0] for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)}):
+    for address in sorted({str(info[4][0]) for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)}):
         target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         with grpc.insecure_channel(target) as channel:
             request = health_pb2.HealthCheckRequest(service=LEADERS_SERVICE)

@@ -84,16 +84,17 @@ DEFAULT grpc metrics {{ . }}
 
 {{- define "astara.leaseName" -}}{{ include "astara.fullname" . }}-scheduler{{- end -}}
 
-{{/* One section after the other. Argument: options by section. */}}
+{{/* One section after the other, without blanks at ends of lines: kubectl shows such a text as it is.
+     Argument: options by section. */}}
 {{- define "astara.ini" -}}
 {{- range $section, $options := . }}
 [{{ $section }}]
 {{- range $option, $value := $options }}
 {{- if not (kindIs "invalid" $value) }}
-{{ $option }} = {{ include "astara.iniValue" $value }}
+{{ printf "%s = %s" $option (include "astara.iniValue" $value) | trim }}
 {{- end }}
 {{- end }}
-{{ end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* JSON writes whole numbers without an exponent. */}}

@@ -1,9 +1,10 @@
 {{/* openstack-helm's `endpoints` block: hosts, ports and URLs. Argument: (dict "root" $ "name" endpoint). */}}
 
-{{/* One value of a map as openstack-helm has them ({internal: …, default: …}), or the plain value itself. */}}
+{{/* One value of a map as openstack-helm has them ({internal: …, default: …}, of a host also {host: …}), or the plain value itself. */}}
 {{- define "astara.pick" -}}
 {{- if kindIs "map" . -}}
-{{- .internal | default .default | default "" -}}
+{{- $one := .internal | default .default | default "" -}}
+{{- if kindIs "map" $one -}}{{- $one.host -}}{{- else -}}{{- $one -}}{{- end -}}
 {{- else -}}
 {{- . | default "" -}}
 {{- end -}}

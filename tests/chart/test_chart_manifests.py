@@ -1,0 +1,112 @@
+"""The chart is accepted by both majors of helm and, in every shape, by every Kubernetes that it is written for."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chart_clients import Clients
+from chart_rendering import CHART, Rendering, run_helm
+from chart_values import CASES
+
+VERSIONS = [f"1.{minor}" for minor in range(28, 38)]
+_VALIDATOR = Path(__file__).parent / "chart_schemas.py"
+
+
+def _without_keys(rendering: Rendering) -> list[dict[str, Any]]:
+    """The manifests without certificates that were made while rendering."""
+    plain = []
+    for document in rendering.documents:
+        if document.get("type") == "kubernetes.io/tls":
+            plain.append({**document, "data": sorted(document["data"])})
+        else:
+            plain.append(document)
+    return plain
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+@pytest.mark.parametrize("case", [None, *CASES])
+def test_lint_finds_nothing(clients: Clients, helm: str, case: str | None) -> None:
+    values = CASES[case] if case else None
+    assert "0 chart(s) failed" in run_helm(clients.helms[helm], "lint", "--strict", str(CHART), values=values)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_majors_of_helm_render_the_same(rendered: Callable[..., Rendering], case: str) -> None:
+    def sort(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return sorted(documents, key=lambda one: (one["kind"], one["metadata"]["name"]))
+
+    assert sort(_without_keys(rendered(case))) == sort(_without_keys(rendered(case, "helm3")))
+
+
+def test_every_manifest_is_valid_in_every_version(clients: Clients, rendered: Callable[..., Rendering]) -> None:
+    documents: dict[str, dict[str, Any]] = {}
+    for case in CASES:
+        for helm in clients.helms:
+            for document in rendered(case, helm).documents:
+                documents.setdefault(json.dumps(document, sort_keys=True), document)
+    assert len(documents) > 200
+    asked = json.dumps({"versions": VERSIONS, "documents": list(documents.values())})
+    done = subprocess.run(
+        (sys.executable, str(_VALIDATOR)),
+        input=asked,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(clients.python)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize("mistake", [{"spec": {"replicas": "two"}}, {"spec": {"replica": 2}}, {"apiVersion": "apps/v9"}])
+def test_validation_notices_mistakes(clients: Clients, rendered: Callable[..., Rendering], mistake: Any) -> None:
+    good = rendered("minimal").one("Deployment", "astara-worker")
+    bad = {**good, **mistake, "spec": {**good["spec"], **mistake.get("spec", {})}}
+    done = subprocess.run(
+        (sys.executable, str(_VALIDATOR)),
+        input=json.dumps({"versions": ["1.37"], "documents": [bad]}),
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(clients.python)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert len(json.loads(done.stdout)) == 1
+
+
+def test_names_follow_release_and_overrides(clients: Clients) -> None:
+    def name(release: str, **more: str) -> str:
+        chart = str(CHART)
+        text = run_helm(
+            clients.helms["helm"], "template", release, chart, "--show-only", "templates/database.yaml",
+            values=CASES["sqlite"] | more,
+        )  # fmt: skip
+        found: str = yaml.safe_load(text)["metadata"]["name"]
+        return found
+
+    assert name("astara") == "astara-database"
+    assert name("east") == "east-astara-database"
+    assert name("east", fullnameOverride="mine") == "mine-database"
+    assert name("e" * 53) == "e" * 40 + "-database"
+
+
+def test_every_object_says_whose_it_is(rendered: Callable[..., Rendering]) -> None:
+    for document in rendered("everything").documents:
+        labels = document["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == "astara", document["metadata"]
+        if "helm.sh/hook" not in document["metadata"].get("annotations", {}):
+            assert labels["team"] == "network"
+
+
+def test_every_port_names_its_protocol(rendered: Callable[..., Rendering]) -> None:
+    for case in CASES:
+        for service in rendered(case).of("Service").values():
+            assert all(port["protocol"] == "TCP" for port in service["spec"]["ports"])
+        for _, pod in rendered(case).pods():
+            assert all(port["protocol"] == "TCP" for c in pod["containers"] for port in c.get("ports", []))
