@@ -21,8 +21,12 @@ from .server import SimulatedCloud
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(prog="python -m lab.cloud", description="A simulated OpenStack on loopback.")
-    parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
+    parser = argparse.ArgumentParser(prog="python -m lab.cloud", description="A simulated OpenStack.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument(
+        "--advertise", default="", metavar="NAME",
+        help="host name in the URLs that the cloud tells its clients (default: the address)",
+    )  # fmt: skip
     parser.add_argument(
         "--port-base", type=int, default=35000,
         help="first of six ports: keystone, neutron, nova, glance, metadata, lab (default %(default)s)",
@@ -61,8 +65,8 @@ def main() -> None:
 async def _run(arguments: argparse.Namespace) -> None:
     latency = dict.fromkeys(("keystone", "neutron", "nova", "glance"), arguments.latency)
     options = CloudOptions(
-        host=arguments.host, port_base=arguments.port_base, password=arguments.password, amqp_url=arguments.amqp_url,
-        metadata_secret=arguments.metadata_secret, boot_delay=arguments.boot_delay,
+        host=arguments.host, advertise=arguments.advertise, port_base=arguments.port_base, password=arguments.password,
+        amqp_url=arguments.amqp_url, metadata_secret=arguments.metadata_secret, boot_delay=arguments.boot_delay,
         delete_delay=arguments.delete_delay, latency=latency, segments=arguments.segments,
         management_cidr=arguments.management_cidr,
     )  # fmt: skip

@@ -14,6 +14,8 @@ class CloudOptions:
     """Settings of one simulated cloud. Times are seconds."""
 
     host: str = "127.0.0.1"
+    advertise: str = ""
+    """Name by which clients elsewhere reach the cloud, for the URLs that it tells; empty: `host`."""
     port_base: int = 0
     """First of six consecutive ports, in the order of `SERVICES`; 0 takes free ones."""
     ports: Mapping[str, int] = field(default_factory=dict)

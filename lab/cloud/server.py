@@ -75,7 +75,7 @@ class SimulatedCloud:
             self._runners.append(runner)
             site = web.TCPSite(runner, self.options.host, port, backlog=1024)
             await site.start()
-            self.urls[service] = f"http://{self.options.host}:{runner.addresses[0][1]}"
+            self.urls[service] = f"http://{self.options.advertise or self.options.host}:{runner.addresses[0][1]}"
 
     async def stop(self) -> None:
         """Stop listening, end what is under way and publish what is queued."""
