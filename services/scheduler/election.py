@@ -1,9 +1,11 @@
 """Who leads. A leader has a term; terms only grow, and every write is fenced by it (`store.py`).
 
-`DatabaseElection` holds a row of the database. A `LeaderElection` for Kubernetes' Lease has the same three calls.
+The term comes from the database whoever leads by what: the row of the leader is what fences writes. `DatabaseElection`
+leads by that row's expiry too; `lease.KubernetesElection` leads by a Lease, and takes the row when it has that.
 
-The same holder takes over at once: it is the same place come back. That is sound because a holder's name contains the
-address it listens on, and the address is bound before the first `acquire`: two live processes cannot have the same.
+With `DatabaseElection` the same holder takes over at once: it is the same place come back. That is sound because a
+holder's name contains the address it listens on, and the address is bound before the first `acquire`: two live
+processes cannot have the same.
 """
 
 from typing import Protocol
@@ -13,8 +15,12 @@ from services.common.clock import Clock
 from .store import Store, Term
 
 
+class ElectionError(Exception):
+    """Who leads cannot be found out, or not be changed, now; the text says what stands in the way."""
+
+
 class LeaderElection(Protocol):
-    """The leadership of a deployment."""
+    """The leadership of a deployment. All calls may raise ElectionError, and the database's errors."""
 
     async def acquire(self) -> Term | None:
         """Try to become leader; None while another one leads."""
@@ -25,7 +31,7 @@ class LeaderElection(Protocol):
         ...
 
     async def resign(self) -> None:
-        """Leave, so that the next leader need not wait."""
+        """Leave, so that the next leader need not wait; nothing when this replica does not lead."""
         ...
 
     def valid_until(self) -> float:

@@ -6,8 +6,8 @@ lost to another replica, a database that fails, a lease that ran out while this 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NoReturn
 
 import grpc.aio
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from services.common import logging
 from services.common.clock import Clock
 
-from .election import LeaderElection
+from .election import ElectionError, LeaderElection
 from .leader import Leader
 from .settings import SchedulerSettings
 from .store import DeposedError, Store, Term
@@ -70,35 +70,38 @@ class Replica:
                 except SQLAlchemyError as error:
                     log.error("leads no longer: the database failed", error=str(error))  # noqa: TRY400 - a sentence
         finally:
-            if self._leader is not None:
-                self._leader = None
-                await asyncio.shield(self._election.resign())
+            self._leader = None
+            await asyncio.shield(self._resign())
 
     async def _stand_by(self) -> Term:
-        waited = False
+        said = ""
         while True:
+            why = "another replica leads"
             try:
                 if (term := await self._election.acquire()) is not None:
                     return term
-            except SQLAlchemyError as error:
-                log.warning("cannot ask for leadership", error=str(error))
-            if not waited:
-                log.info("standing by: another replica leads")
-                waited = True
+            except (ElectionError, SQLAlchemyError) as error:
+                why = str(error)
+            if why != said:
+                log.info("standing by", reason=why)
+                said = why
             await asyncio.sleep(self._election.interval())
 
     async def _lead(self, term: Term) -> None:
-        leader = await Leader.begin(self._settings, self._store, self._clock, self._new_id, term)
-        jobs = [asyncio.ensure_future(leader.run()), asyncio.ensure_future(self._renew())]
-        self._leader = leader
-        await self._serving(True)
+        # Renewed from the first moment: what the database keeps may take long to read.
+        renewing = asyncio.ensure_future(self._renew())
+        beginning = asyncio.ensure_future(Leader.begin(self._settings, self._store, self._clock, self._new_id, term))
+        jobs: list[asyncio.Future[Any]] = [renewing, beginning]
         try:
-            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            await _first(jobs)
+            leader = beginning.result()
+            jobs = [renewing, asyncio.ensure_future(leader.run()), asyncio.ensure_future(self._store.until_lost())]
+            self._leader = leader
+            await self._serving(True)
+            await _first(jobs)
+        finally:
             # No call finds this leader from here on, whatever ended it.
             self._leader = None
-            for job in done:
-                job.result()
-        finally:
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
@@ -108,11 +111,27 @@ class Replica:
         while True:
             await asyncio.sleep(self._election.interval())
             try:
-                await self._election.renew()
-            except SQLAlchemyError as error:
-                log.warning("cannot renew leadership", error=str(error))
+                # What holds a leader up must not hold it in office.
+                async with asyncio.timeout(max(0.0, self._election.valid_until() - self._clock.lease())):
+                    await self._election.renew()
+            except (ElectionError, SQLAlchemyError, TimeoutError) as error:
+                log.warning("cannot renew leadership", error=str(error) or "no answer in time")
             if self._clock.lease() >= self._election.valid_until():
                 raise DeposedError("the leader's lease ran out before it could be renewed")
+
+    async def _resign(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.leader_lease_seconds):
+                await self._election.resign()
+        except (ElectionError, SQLAlchemyError, TimeoutError) as error:
+            log.warning("could not resign: the next leader waits", error=str(error) or "no answer in time")
+
+
+async def _first(jobs: Iterable["asyncio.Future[Any]"]) -> None:
+    """Wait until one of the jobs ends. Raises what it ended with."""
+    done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+    for job in done:
+        job.result()
 
 
 async def standby(context: "grpc.aio.ServicerContext[object, object]") -> NoReturn:

@@ -24,10 +24,18 @@ class SchedulerSettings:
     lease_seconds: float = option(5.0, help="Length of a worker's lease", minimum=0.2, maximum=300)
     leader_lease_seconds: float = option(
         6.0,
-        help="Length of the leader's own lease in the database; standbys' clocks should agree within a third of it",
+        help="Length of the leader's own lease; with election = database the replicas' clocks should agree within a "
+        "third of it",
         minimum=0.5,
         maximum=300,
     )
+    election: str = option(
+        "database",
+        help="What the replicas elect their leader by: a row of the database, or a Lease of Kubernetes",
+        choices=("database", "kubernetes"),
+    )
+    lease_name: str = option("astara-scheduler", help="Name of the Lease, with election = kubernetes")
+    lease_namespace: str = option("", help="Namespace of the Lease; empty: that of the pod's service account")
     inventory: str = option(
         "required",
         help="Whether the view of the cluster is complete only once health has listed everything (required), "

@@ -1,27 +1,24 @@
 """What must not be lost: the leader's row, epochs, operations, debug flags, overrides, marks, history, quarantine.
 
 One thread talks to the database, so the event loop never waits on it, and writes happen in the order in which they were
-asked for. Every write runs in a transaction that first checks, on the locked leader's row, that this leader's term is
-still the highest: a deposed leader can write nothing (`DeposedError`). SQLite runs in WAL mode with full
-synchronisation: what a call has answered survives the loss of the process and of power.
+asked for. Every write runs in a transaction that first writes the leader's row, on condition that this leader's term is
+still the highest: a deposed leader can write nothing (`DeposedError`), also where two nodes of a cluster take writes
+and find out when they commit. When the database fails a leadership ends as a whole (`until_lost`): what it has in
+memory and what is kept may differ. SQLite runs in WAL mode with full synchronisation: what a call has answered survives
+the loss of the process and of power.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import work_pb2
-from sqlalchemy.engine import URL, make_url
 
-from services.common.settings import SettingsError
-
+from .database import Database
 from .delivery import JournalBatch
 from .tables import debug_flag, history, image_override, leader, mark, operation, operation_resource, quarantine
 
@@ -43,6 +40,17 @@ class Term:
     """The highest epoch counter that was ever reserved."""
     earlier_lease_seconds: float
     """The longest lease that an earlier leader may have given."""
+
+
+@dataclass(frozen=True)
+class LeaderRow:
+    """What the database says of the leader."""
+
+    term: int
+    holder: str
+    """Empty when nobody has led yet, or the last leader resigned."""
+    expires: float
+    """Unix time by the leader's clock."""
 
 
 @dataclass
@@ -78,61 +86,73 @@ class Kept:
 class Store:
     """The database. Open it before anything else, close it last."""
 
-    def __init__(self, url: str) -> None:
-        """`url` as SQLAlchemy reads it. Raises SettingsError when it cannot be read."""
-        try:
-            self._url = make_url(url)
-        except sa.exc.ArgumentError as error:
-            raise SettingsError(f"[scheduler] database: {error}") from error
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._term = 0
-        self._engine: sa.Engine | None = None
+        self._lost: asyncio.Future[NoReturn] | None = None
 
     async def open(self) -> None:
-        """Connect and bring the schema up to date. Raises SettingsError when the database cannot be used."""
-        await self._call(self._open)
+        """Open the database. Raises DatabaseAwayError; SettingsError when it cannot be used."""
+        await self._call(self._database.open)
 
     async def close(self) -> None:
         """Finish what was asked for and disconnect."""
-        if self._engine is not None:
-            await self._call(self._engine.dispose)
+        await self._call(self._database.close)
         self._thread.shutdown()
 
     # --- leadership ---
 
-    async def acquire(self, holder: str, *, now: float, ttl: float, lease_seconds: float) -> Term | None:
-        """Become leader with the next term when the row is free, expired, or the holder's own; else None."""
+    async def leader(self) -> LeaderRow:
+        """Who leads, or led last."""
+        query = sa.select(leader.c.term, leader.c.holder, leader.c.expires).where(leader.c.id == 1)
+        row = await self._transaction(lambda connection: connection.execute(query).one())
+        return LeaderRow(row.term, row.holder, row.expires)
+
+    async def acquire(
+        self, holder: str, *, now: float, ttl: float, lease_seconds: float, over: LeaderRow | None = None
+    ) -> Term | None:
+        """Become leader with the next term when the row is free, expired, or the holder's own; else None.
+
+        With `over` it is enough, and needed, that the row's term is still the one that was read there.
+        """
 
         def work(connection: sa.Connection) -> Term | None:
             row = connection.execute(sa.select(leader).where(leader.c.id == 1).with_for_update()).one()
-            if row.holder not in ("", holder) and row.expires > now:
+            if row.term != over.term if over else row.holder not in ("", holder) and row.expires > now:
                 return None
             # A new database begins with the time as its term, not with 1: appliances remember the highest epoch that
             # they have seen, and would refuse a leader whose database was lost.
             term = row.term + 1 if row.term else int(now)
-            connection.execute(
-                sa.update(leader)
-                .where(leader.c.id == 1)
-                .values(
-                    term=term,
-                    holder=holder,
-                    expires=now + ttl,
-                    lease_seconds=max(row.lease_seconds, lease_seconds),
-                )
+            _update_leader(
+                connection,
+                term=term,
+                holder=holder,
+                expires=now + ttl,
+                lease_seconds=max(row.lease_seconds, lease_seconds),
             )
             return Term(term, row.epoch, row.lease_seconds)
 
         acquired = await self._transaction(work)
         if acquired is not None:
             self._term = acquired.term
+            self._lost = asyncio.get_running_loop().create_future()
         return acquired
 
+    async def until_lost(self) -> NoReturn:
+        """Wait until the database fails this leader or deposes it. Raises the database's error, or DeposedError."""
+        if self._lost is None:
+            raise RuntimeError("this replica has not led")
+        await asyncio.shield(self._lost)
+
     async def renew(self, *, now: float, ttl: float) -> None:
-        """Keep the leader's row. Raises DeposedError."""
-        await self.write(lambda connection: _update_leader(connection, expires=now + ttl))
+        """Keep the leader's row. Raises DeposedError. That it fails for a while ends no leadership."""
+        await self._transaction(self._fenced(lambda connection: _update_leader(connection, expires=now + ttl)))
 
     async def resign(self) -> None:
-        """Let the next leader begin at once; nothing when deposed already."""
+        """Let the next leader begin at once; nothing when deposed already, or never leader."""
+        if not self._term:
+            return
         try:
             await self.write(lambda connection: _update_leader(connection, expires=0.0, holder=""))
         except DeposedError:
@@ -325,61 +345,40 @@ class Store:
 
     async def write(self, work: Callable[[sa.Connection], _T]) -> _T:
         """Run `work` in a transaction of the leader. Raises DeposedError, then nothing was written."""
+        lost = self._lost
+        try:
+            return await self._transaction(self._fenced(work))
+        except (DeposedError, sa.exc.DBAPIError) as error:
+            # What was wrong with the values alone is the caller's.
+            if (
+                lost is not None
+                and not lost.done()
+                and not isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError))
+            ):
+                lost.set_exception(error)
+                lost.exception()  # whoever waits is told; nobody need be waiting
+            raise
+
+    def _fenced(self, work: Callable[[sa.Connection], _T]) -> Callable[[sa.Connection], _T]:
+        term = self._term
 
         def fenced(connection: sa.Connection) -> _T:
-            query = sa.select(leader.c.term).where(leader.c.id == 1).with_for_update()
-            term = connection.execute(query).scalar_one()
-            if term != self._term:
-                raise DeposedError(f"term {self._term} ended, the leader's term is {term}")
+            held = (leader.c.id == 1) & (leader.c.term == term)
+            if connection.execute(sa.update(leader).where(held).values(fence=leader.c.fence + 1)).rowcount != 1:
+                raise DeposedError(f"term {term} ended: there is a later leader")
             return work(connection)
 
-        return await self._transaction(fenced)
+        return fenced
 
     async def _transaction(self, work: Callable[[sa.Connection], _T]) -> _T:
         def run() -> _T:
-            if self._engine is None:
-                raise RuntimeError("the store is not open")
-            with self._engine.begin() as connection:
+            with self._database.engine.begin() as connection:
                 return work(connection)
 
         return await self._call(run)
 
     async def _call(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _open(self) -> None:
-        sqlite = self._url.get_backend_name() == "sqlite"
-        try:
-            if sqlite and self._url.database:
-                Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-            self._engine = _engine(self._url, sqlite=sqlite)
-            config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-            with self._engine.begin() as connection:
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            where = self._url.render_as_string(hide_password=True)
-            raise SettingsError(f"[scheduler] database {where} cannot be used: {error}") from error
-
-
-def _engine(url: URL, *, sqlite: bool) -> sa.Engine:
-    if not sqlite:
-        return sa.create_engine(url, pool_pre_ping=True, pool_recycle=3600)
-    engine = sa.create_engine(url)
-
-    @sa.event.listens_for(engine, "connect")
-    def _connected(connection: Any, _record: Any) -> None:
-        # The driver's own idea of when a transaction begins does not cover reads and schema changes.
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
 
 
 def _update_leader(connection: sa.Connection, **values: Any) -> None:

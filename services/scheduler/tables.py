@@ -1,11 +1,15 @@
 """The tables, as SQLAlchemy Core knows them. migrations/ makes them; a test compares the two."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
 ID = sa.String(64)
 SUBJECT = sa.String(255)
+# Ids are equal when their bytes are.
+MARIADB: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 leader = sa.Table(
     "leader",
@@ -16,7 +20,8 @@ leader = sa.Table(
     sa.Column("expires", sa.Double, nullable=False, comment="Unix time"),
     sa.Column("lease_seconds", sa.Double, nullable=False, comment="the longest lease that workers may still have"),
     sa.Column("epoch", sa.BigInteger, nullable=False, comment="highest counter that was ever reserved for grants"),
-    mysql_engine="InnoDB",
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0", comment="grows with each leader's write"),
+    **MARIADB,
 )
 
 operation = sa.Table(
@@ -27,7 +32,7 @@ operation = sa.Table(
     sa.Column("target", SUBJECT, nullable=False, index=True),
     sa.Column("finished", sa.Boolean, nullable=False, index=True),
     sa.Column("body", sa.LargeBinary(16 * 1024 * 1024), nullable=False, comment="astara.resource.v1.Operation"),
-    mysql_engine="InnoDB",
+    **MARIADB,
 )
 
 operation_resource = sa.Table(
@@ -38,7 +43,7 @@ operation_resource = sa.Table(
     sa.Column("tenant", SUBJECT, nullable=False),
     sa.Column("kind", sa.Integer, nullable=False),
     sa.Column("state", sa.Integer, nullable=False, comment="astara.resource.v1.OperationState"),
-    mysql_engine="InnoDB",
+    **MARIADB,
 )
 
 debug_flag = sa.Table(
@@ -48,7 +53,7 @@ debug_flag = sa.Table(
     sa.Column("target", SUBJECT, primary_key=True),
     sa.Column("tenant", SUBJECT, nullable=False, comment="of a resource's flag: managing the tenant clears it"),
     sa.Column("body", sa.LargeBinary(64 * 1024), nullable=False, comment="astara.resource.v1.DebugFlag"),
-    mysql_engine="InnoDB",
+    **MARIADB,
 )
 
 image_override = sa.Table(
@@ -56,7 +61,7 @@ image_override = sa.Table(
     metadata,
     sa.Column("resource", SUBJECT, primary_key=True),
     sa.Column("image", SUBJECT, nullable=False),
-    mysql_engine="InnoDB",
+    **MARIADB,
 )
 
 mark = sa.Table(
@@ -64,7 +69,7 @@ mark = sa.Table(
     metadata,
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
     sa.Column("hint", sa.LargeBinary(64 * 1024), nullable=False, comment="astara.scheduler.v1.Hint"),
-    mysql_engine="InnoDB",
+    **MARIADB,
 )
 
 history = sa.Table(
@@ -76,7 +81,7 @@ history = sa.Table(
     sa.Column("worker", SUBJECT, nullable=False),
     sa.Column("body", sa.LargeBinary(64 * 1024), nullable=False, comment="astara.scheduler.v1.HistoryEntry"),
     sa.Index("ix_history_resource_at_ms", "resource", "at_ms"),
-    mysql_engine="InnoDB",
+    **MARIADB,
 )
 
 quarantine = sa.Table(
@@ -84,5 +89,13 @@ quarantine = sa.Table(
     metadata,
     sa.Column("resource", SUBJECT, primary_key=True),
     sa.Column("deaths", sa.Integer, nullable=False, comment="deaths of workers in which it was in progress"),
-    mysql_engine="InnoDB",
+    **MARIADB,
+)
+
+compatibility = sa.Table(
+    "compatibility",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False, comment="always 1"),
+    sa.Column("oldest_code", ID, nullable=False, comment="the revision that a scheduler must know to work on this"),
+    **MARIADB,
 )

@@ -5,6 +5,8 @@ from alembic import op
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
+# The revision that a scheduler must know to work on what this leaves behind; the one before's unless this takes away.
+oldest_code = ${repr(down_revision)}
 
 
 def upgrade() -> None:

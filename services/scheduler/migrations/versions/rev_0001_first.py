@@ -1,13 +1,17 @@
 """The first schema."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0001"
 down_revision = None
+oldest_code = "0001"
 
 ID = sa.String(64)
 SUBJECT = sa.String(255)
+MARIADB: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 
 def upgrade() -> None:
@@ -20,7 +24,8 @@ def upgrade() -> None:
         sa.Column("expires", sa.Double, nullable=False),
         sa.Column("lease_seconds", sa.Double, nullable=False),
         sa.Column("epoch", sa.BigInteger, nullable=False),
-        mysql_engine="InnoDB",
+        **MARIADB,
+        if_not_exists=True,
     )
     op.create_table(
         "operation",
@@ -29,7 +34,8 @@ def upgrade() -> None:
         sa.Column("target", SUBJECT, nullable=False, index=True),
         sa.Column("finished", sa.Boolean, nullable=False, index=True),
         sa.Column("body", sa.LargeBinary(16 * 1024 * 1024), nullable=False),
-        mysql_engine="InnoDB",
+        **MARIADB,
+        if_not_exists=True,
     )
     op.create_table(
         "operation_resource",
@@ -38,7 +44,8 @@ def upgrade() -> None:
         sa.Column("tenant", SUBJECT, nullable=False),
         sa.Column("kind", sa.Integer, nullable=False),
         sa.Column("state", sa.Integer, nullable=False),
-        mysql_engine="InnoDB",
+        **MARIADB,
+        if_not_exists=True,
     )
     op.create_table(
         "debug_flag",
@@ -46,19 +53,22 @@ def upgrade() -> None:
         sa.Column("target", SUBJECT, primary_key=True),
         sa.Column("tenant", SUBJECT, nullable=False),
         sa.Column("body", sa.LargeBinary(64 * 1024), nullable=False),
-        mysql_engine="InnoDB",
+        **MARIADB,
+        if_not_exists=True,
     )
     op.create_table(
         "image_override",
         sa.Column("resource", SUBJECT, primary_key=True),
         sa.Column("image", SUBJECT, nullable=False),
-        mysql_engine="InnoDB",
+        **MARIADB,
+        if_not_exists=True,
     )
     op.create_table(
         "mark",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
         sa.Column("hint", sa.LargeBinary(64 * 1024), nullable=False),
-        mysql_engine="InnoDB",
+        **MARIADB,
+        if_not_exists=True,
     )
     op.create_table(
         "history",
@@ -68,12 +78,17 @@ def upgrade() -> None:
         sa.Column("worker", SUBJECT, nullable=False),
         sa.Column("body", sa.LargeBinary(64 * 1024), nullable=False),
         sa.Index("ix_history_resource_at_ms", "resource", "at_ms"),
-        mysql_engine="InnoDB",
+        **MARIADB,
+        if_not_exists=True,
     )
     op.create_table(
         "quarantine",
         sa.Column("resource", SUBJECT, primary_key=True),
         sa.Column("deaths", sa.Integer, nullable=False),
-        mysql_engine="InnoDB",
+        **MARIADB,
+        if_not_exists=True,
     )
-    op.execute("INSERT INTO leader (id, term, holder, expires, lease_seconds, epoch) VALUES (1, 0, '', 0, 0, 0)")
+    op.execute(
+        "INSERT INTO leader (id, term, holder, expires, lease_seconds, epoch) "
+        "SELECT 1, 0, '', 0, 0, 0 FROM (SELECT COUNT(*) AS n FROM leader) AS made WHERE n = 0"
+    )
