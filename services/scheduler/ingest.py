@@ -33,6 +33,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         publisher = Publisher(wake.set)
         await context.write(ingest_pb2.PublishResponse(credit=leader.settings.credit))
         await _both(
+            leader,
+            context,
             self._take_events(leader, publisher, requests, context),
             _answer_events(publisher, wake, context),
         )
@@ -44,7 +46,12 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         leader = await self._replica.leading(context)
         lister = leader.census.join()
         try:
-            await _both(self._take_inventory(leader, lister, requests, context), _answer_inventory(lister, context))
+            await _both(
+                leader,
+                context,
+                self._take_inventory(leader, lister, requests, context),
+                _answer_inventory(lister, context),
+            )
         finally:
             leader.census.leave(lister)
 
@@ -92,14 +99,21 @@ async def _answer_inventory(lister: Lister, context: Any) -> None:
         await context.write(await lister.next())
 
 
-async def _both(reading: Awaitable[None], writing: Awaitable[None]) -> None:
-    """Run both sides of a stream until the reading one ends, or either fails."""
-    tasks = [asyncio.ensure_future(reading), asyncio.ensure_future(writing)]
+async def _both(leader: Leader, context: Any, reading: Awaitable[None], writing: Awaitable[None]) -> None:
+    """Run both sides of a stream until the reading one ends, either fails, or the leadership ends.
+
+    A producer that has used up its credit sends nothing more: it must be told that no answer will come.
+    """
+    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(reading), asyncio.ensure_future(writing)]
+    over: asyncio.Future[Any] = asyncio.ensure_future(leader.ended.wait())
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
+        done, _ = await asyncio.wait({*tasks, over}, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
+            if task in done:
+                task.result()
+    finally:
+        for task in (*tasks, over):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, over, return_exceptions=True)
+    if over in done:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "this replica leads no longer")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from astara.event.v1 import event_pb2
 from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import work_pb2
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.common import logging
 from services.common.clock import Clock
@@ -46,7 +47,7 @@ from .ownership import Epoch, Held, Holder, Key, NameTakenError, Ownership, Shar
 from .quarantine import Quarantine
 from .sessions import Session
 from .settings import PATIENCE, SchedulerSettings
-from .store import Kept, Store, Term
+from .store import DeposedError, Kept, Store, Term
 from .unmatched import Unmatched
 from .view import View
 
@@ -80,6 +81,8 @@ class Leader:
         self._journal_now = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
         self._settled = False
+        self.ended = asyncio.Event()
+        """Set when this leadership is over: streams of producers and watchers end then."""
         self.sessions: dict[Key, Session] = {}
         self.index = Index(settings.announced_limit)
         self.flags = Flags(kept.flags)
@@ -134,6 +137,8 @@ class Leader:
             await asyncio.gather(*jobs)
         finally:
             LEADING.set(0)
+            self.ended.set()
+            self.view.wake()
             for job in (*jobs, *self._tasks):
                 job.cancel()
             self.operations.close()
@@ -455,6 +460,9 @@ class Leader:
                 continue
             except (RefusedError, IdTakenError, UnknownTargetError, InDebugModeError) as error:
                 publisher.reject(number, str(error))
+                return
+            except (DeposedError, SQLAlchemyError):
+                # This leadership ends by it (`Store.until_lost`); the producer asks the next.
                 return
             publisher.settle([number])
             return

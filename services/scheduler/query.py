@@ -3,14 +3,17 @@
 # ruff: noqa: N802, ARG002 - the names and arguments are those of the generated base class
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import grpc
 from astara.scheduler.v1 import query_pb2, query_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy.exc import SQLAlchemyError
 
 from .leader import Leader
 from .replica import Replica
+from .store import DeposedError
 
 _PAGE, _PAGE_MOST = 1000, 10_000
 _LINES, _LINES_MOST = 100, 1000
@@ -60,6 +63,8 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
                 yield _changes(leader, page, [], synced=start + _WATCH_PAGE >= len(ids))
             while self._replica.leader is leader:
                 changed, gone = await watcher.changes()
+                if leader.ended.is_set():
+                    break
                 yield _changes(leader, changed, gone, synced=True)
         finally:
             leader.view.unwatch(watcher)
@@ -108,14 +113,16 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         """Operators' commands, newest first."""
         leader = await self._replica.leading(context)
         limit = _limit(request.limit, _LINES, _LINES_MOST)
-        return query_pb2.ListOperationsResponse(operations=await leader.operations.newest(request.target_id, limit))
+        async with _database(context):
+            return query_pb2.ListOperationsResponse(operations=await leader.operations.newest(request.target_id, limit))
 
     async def GetOperation(
         self, request: query_pb2.GetOperationRequest, context: Any
     ) -> query_pb2.GetOperationResponse:
         """One command."""
         leader = await self._replica.leading(context)
-        operation = await leader.operations.get(request.operation_id)
+        async with _database(context):
+            operation = await leader.operations.get(request.operation_id)
         if operation is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"operation {request.operation_id} does not exist")
         return query_pb2.GetOperationResponse(operation=operation)
@@ -123,10 +130,12 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
     async def GetHistory(self, request: query_pb2.GetHistoryRequest, context: Any) -> query_pb2.GetHistoryResponse:
         """What happened to a resource; also to one that is gone."""
         leader = await self._replica.leading(context)
-        await leader.history.flush()
         lines = []
         limit = _limit(request.limit, _LINES, _LINES_MOST)
-        for worker, entry in await leader.store.get_history(request.resource_id, limit):
+        async with _database(context):
+            await leader.history.flush()
+            kept = await leader.store.get_history(request.resource_id, limit)
+        for worker, entry in kept:
             line = query_pb2.HistoryLine(
                 kind=entry.kind,
                 text=entry.text,
@@ -161,6 +170,15 @@ def _changes(leader: Leader, ids: list[str], gone: list[str], *, synced: bool) -
     return query_pb2.WatchResourcesResponse(
         changed=found, gone_resource_ids=gone, synced=synced, as_of=_now(leader), complete=leader.complete()
     )
+
+
+@asynccontextmanager
+async def _database(context: Any) -> AsyncIterator[None]:
+    """What the database cannot say now ends the call UNAVAILABLE."""
+    try:
+        yield
+    except (DeposedError, SQLAlchemyError) as error:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
 
 async def _absent(leader: Leader, context: Any, what: str) -> NoReturn:

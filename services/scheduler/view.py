@@ -40,6 +40,10 @@ class Watcher:
             add[record.resource_id] = None
             self._wake.set()
 
+    def wake(self) -> None:
+        """Let `changes` return, also with nothing."""
+        self._wake.set()
+
     async def changes(self) -> tuple[list[str], list[str]]:
         """Wait for changes: at most a page of changed ids, and those that are gone."""
         await self._wake.wait()
@@ -132,3 +136,8 @@ class View:
     def unwatch(self, watcher: Watcher) -> None:
         """End a watch."""
         self._watchers.discard(watcher)
+
+    def wake(self) -> None:
+        """Let all watchers look up: the leadership is over."""
+        for watcher in self._watchers:
+            watcher.wake()
