@@ -20,7 +20,7 @@ _PROGRAMS = {
 }
 """Programs that run in machines made of namespaces, and Debian's packages of them."""
 
-_TEST_PROGRAMS = {"mmdebstrap": "mmdebstrap"}
+_TEST_PROGRAMS = {"mmdebstrap": "mmdebstrap", "mariadbd": "mariadb-server"}
 """What tests need besides."""
 
 

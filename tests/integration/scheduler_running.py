@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import grpc.aio
 from astara.event.v1 import event_pb2
@@ -25,6 +26,7 @@ from astara.scheduler.v1 import (
 )
 from patience import until
 
+from services.common import rpc
 from services.common.metrics import MetricsSettings
 from services.common.settings import CommonSettings, GrpcSettings, load
 from services.scheduler.__main__ import main
@@ -74,10 +76,11 @@ class SchedulerHere:
 class SchedulerProcess:
     """Start, kill and start again: the same address and database."""
 
-    def __init__(self, folder: Path, **options: object) -> None:
+    def __init__(self, folder: Path, host: str = "test", **options: object) -> None:
+        folder.mkdir(exist_ok=True)
         self.address = f"127.0.0.1:{free_port()}"
         self.folder = folder
-        self.config = write_config(folder, self.address, options)
+        self.config = write_config(folder, self.address, options, host)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -100,16 +103,24 @@ class SchedulerProcess:
 
 
 class Client:
-    """All stubs on one channel; calls wait until the scheduler leads."""
+    """All stubs on one channel; calls wait until the scheduler leads; `ipv4:A,B`: whichever does."""
 
     def __init__(self, address: str) -> None:
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)]
         options.append(("grpc.min_reconnect_backoff_ms", 50))
+        if address.startswith("ipv4:"):
+            options += rpc._FIND_LEADER
         self.channel = grpc.aio.insecure_channel(address, options=options)
         self.ingest = ingest_pb2_grpc.IngestServiceStub(self.channel)
         self.work = work_pb2_grpc.WorkServiceStub(self.channel)
         self.operate = operate_pb2_grpc.OperateServiceStub(self.channel)
         self.query = query_pb2_grpc.QueryServiceStub(self.channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
 
     async def leading(self) -> None:
         async def reached() -> bool:

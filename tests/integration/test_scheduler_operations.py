@@ -12,16 +12,14 @@ from astara.event.v1 import event_pb2
 from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import operate_pb2, query_pb2, work_pb2
 from patience import until
-from scheduler_running import LEASE, Client, HandProducer, HandWorker, SchedulerHere, event
+from scheduler_running import Client, HandProducer, HandWorker, SchedulerHere, event
 
 from services.scheduler.hints import POLL, REBUILD, UPDATE
-from services.scheduler.settings import SchedulerSettings
-from services.scheduler.store import Store
 
 
 @pytest.fixture
-async def scheduler(tmp_path: Path) -> AsyncIterator[SchedulerHere]:
-    scheduler = SchedulerHere(tmp_path)
+async def scheduler(tmp_path: Path, database: str) -> AsyncIterator[SchedulerHere]:
+    scheduler = SchedulerHere(tmp_path, database=database)
     await scheduler.start()
     yield scheduler
     await scheduler.end()
@@ -298,42 +296,6 @@ async def test_before_the_inventory_nothing_is_said_not_to_exist(tmp_path: Path)
     assert not (await client.query.ListResources(query_pb2.ListResourcesRequest())).complete
     await client.channel.close()
     await scheduler.end()
-
-
-async def test_a_standby_takes_over_when_the_leader_goes_and_answers_unavailable_until_then(tmp_path: Path) -> None:
-    one, two = SchedulerHere(tmp_path, "one"), SchedulerHere(tmp_path, "two")
-    await one.start()
-    first = Client(one.address)
-    await first.leading()
-    await two.start()
-    second = Client(two.address)
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await second.query.GetShardMap(query_pb2.GetShardMapRequest(), wait_for_ready=True)
-    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-    term = (await first.query.GetShardMap(query_pb2.GetShardMapRequest())).term
-    await one.end()
-    await second.leading()
-    assert (await second.query.GetShardMap(query_pb2.GetShardMapRequest())).term == term + 1
-    await first.channel.close()
-    await second.channel.close()
-    await two.end()
-
-
-async def test_a_deposed_leader_writes_nothing_and_stands_by(tmp_path: Path) -> None:
-    one = SchedulerHere(tmp_path)
-    await one.start()
-    client = Client(one.address)
-    await client.leading()
-    worker = await HandWorker(client).connect()
-    # Somebody takes the row, as after an expiry that this leader slept through.
-    store = Store(one.settings[SchedulerSettings].database)
-    await store.open()
-    assert await store.acquire(f"test/{one.address}", now=0.0, ttl=60.0, lease_seconds=LEASE) is not None
-    await store.close()
-    assert await refused(client, "DEBUG", "TENANT", "t", wait_milliseconds=1) is grpc.StatusCode.UNAVAILABLE
-    await worker.until(lambda: worker.ended is grpc.StatusCode.UNAVAILABLE)
-    await client.channel.close()
-    await one.end()
 
 
 async def test_an_operations_id_is_not_lent_to_another_command(client: Client, worker: HandWorker) -> None:

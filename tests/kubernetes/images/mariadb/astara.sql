@@ -1,0 +1,3 @@
+CREATE DATABASE IF NOT EXISTS astara CHARACTER SET utf8mb4;
+CREATE USER IF NOT EXISTS 'astara'@'%' IDENTIFIED BY 'astara';
+GRANT ALL ON astara.* TO 'astara'@'%';
