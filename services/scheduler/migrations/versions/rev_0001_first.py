@@ -13,6 +13,14 @@ ID = sa.String(64)
 SUBJECT = sa.String(255)
 MARIADB: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
+INDEXES = (
+    ("operation", "created"),
+    ("operation", "target"),
+    ("operation", "finished"),
+    ("history", "at_ms"),
+    ("history", "resource", "at_ms"),
+)
+
 
 def upgrade() -> None:
     """Make all tables; the leader's row is made with them, so that it can be fought for by updates alone."""
@@ -30,9 +38,9 @@ def upgrade() -> None:
     op.create_table(
         "operation",
         sa.Column("id", ID, primary_key=True),
-        sa.Column("created", sa.Double, nullable=False, index=True),
-        sa.Column("target", SUBJECT, nullable=False, index=True),
-        sa.Column("finished", sa.Boolean, nullable=False, index=True),
+        sa.Column("created", sa.Double, nullable=False),
+        sa.Column("target", SUBJECT, nullable=False),
+        sa.Column("finished", sa.Boolean, nullable=False),
         sa.Column("body", sa.LargeBinary(16 * 1024 * 1024), nullable=False),
         **MARIADB,
         if_not_exists=True,
@@ -74,10 +82,9 @@ def upgrade() -> None:
         "history",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
         sa.Column("resource", SUBJECT, nullable=False),
-        sa.Column("at_ms", sa.BigInteger, nullable=False, index=True),
+        sa.Column("at_ms", sa.BigInteger, nullable=False),
         sa.Column("worker", SUBJECT, nullable=False),
         sa.Column("body", sa.LargeBinary(64 * 1024), nullable=False),
-        sa.Index("ix_history_resource_at_ms", "resource", "at_ms"),
         **MARIADB,
         if_not_exists=True,
     )
@@ -88,6 +95,10 @@ def upgrade() -> None:
         **MARIADB,
         if_not_exists=True,
     )
+    for table, *columns in INDEXES:
+        name = "_".join(("ix", table, *columns))
+        if name not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
+            op.create_index(name, table, columns)
     op.execute(
         "INSERT INTO leader (id, term, holder, expires, lease_seconds, epoch) "
         "SELECT 1, 0, '', 0, 0, 0 FROM (SELECT COUNT(*) AS n FROM leader) AS made WHERE n = 0"
