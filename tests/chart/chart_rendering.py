@@ -21,10 +21,10 @@ class RefusedError(Exception):
     """helm did not render; the text is what it said."""
 
 
-class _NoDuplicates(yaml.SafeLoader):
+class _NoDuplicates(yaml.CSafeLoader):
     """YAML as an API server in strict mode reads it: a key that stands twice in a map is a mistake."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT002 - yaml's
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep) for key, _ in node.value]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
@@ -96,4 +96,4 @@ def run_helm(helm: Path, *arguments: str, values: Json | None = None) -> str:
 def render(helm: Path, values: Json, *, release: str = RELEASE) -> Rendering:
     """What `helm install` would send."""
     text = run_helm(helm, "template", release, str(CHART), "--namespace", NAMESPACE, values=values)
-    return Rendering(tuple(one for one in yaml.load_all(text, Loader=_NoDuplicates) if one))  # noqa: S506 - a SafeLoader
+    return Rendering(tuple(one for one in yaml.load_all(text, Loader=_NoDuplicates) if one))

@@ -64,7 +64,9 @@ def test_every_manifest_is_valid_in_every_version(clients: Clients, rendered: Ca
     assert json.loads(done.stdout) == []
 
 
-@pytest.mark.parametrize("mistake", [{"spec": {"replicas": "two"}}, {"spec": {"replica": 2}}, {"apiVersion": "apps/v9"}])
+@pytest.mark.parametrize(
+    "mistake", [{"spec": {"replicas": "two"}}, {"spec": {"replica": 2}}, {"apiVersion": "apps/v9"}]
+)
 def test_validation_notices_mistakes(clients: Clients, rendered: Callable[..., Rendering], mistake: Any) -> None:
     good = rendered("minimal").one("Deployment", "astara-worker")
     bad = {**good, **mistake, "spec": {**good["spec"], **mistake.get("spec", {})}}
