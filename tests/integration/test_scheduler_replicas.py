@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from mariadb_running import MariaDb
 from patience import until
 from scheduler_running import Client, HandProducer, HandWorker, SchedulerHere, SchedulerProcess, event
 
+from services.common.settings import SettingsError
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.tables import leader
 
@@ -169,35 +171,8 @@ async def until_standing_by(client: Client) -> None:
     await until(reached)
 
 
-async def test_a_leader_that_stops_within_a_transaction_keeps_nobody_from_leading(
-    tmp_path: Path, mariadb: MariaDb
-) -> None:
-    one = SchedulerProcess(tmp_path / "one", database=(url := mariadb.new_database()))
-    two = SchedulerProcess(tmp_path / "two", database=url)
-    # What the leader's session would be like, with the row locked and nobody at the other end any more.
-    engine = sa.create_engine(url)
-    try:
-        one.start()
-        async with Client(one.address) as first:
-            await first.leading()
-        one.end(signal.SIGKILL)
-        with engine.connect() as held:
-            held.execute(sa.text("SET SESSION idle_transaction_timeout = 2"))
-            held.commit()
-            held.execute(sa.update(leader).values(fence=leader.c.fence + 1))
-            two.start()
-            async with Client(two.address) as second:
-                await second.leading()
-            held.invalidate()
-    finally:
-        engine.dispose()
-        one.close()
-        two.close()
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_database_that_goes_and_comes_back_loses_nothing(
-    pair: tuple[SchedulerProcess, SchedulerProcess], mariadb: MariaDb, how: signal.Signals
+    pair: tuple[SchedulerProcess, SchedulerProcess], mariadb: MariaDb
 ) -> None:
     async with client_of(*pair) as client:
         worker = await HandWorker(client).connect()
@@ -209,7 +184,7 @@ async def test_a_database_that_goes_and_comes_back_loses_nothing(
         producer = await HandProducer(client).connect()
         numbers = producer.publish(event("UPDATE", f"a{number}", f"t{number}") for number in range(100))
         await producer.answered(numbers)
-        mariadb.stop(how)
+        mariadb.stop(signal.SIGKILL)
         pending = asyncio.create_task(start_update(client, "r1", wanted := str(uuid.uuid4())))
         await worker.until(lambda: worker.ended is not None)
         await producer.until(lambda: producer.ended)
@@ -241,22 +216,43 @@ async def test_a_scheduler_that_starts_before_its_database_waits_for_it(tmp_path
 
 
 async def test_a_second_scheduler_on_one_sqlite_file_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/scheduler.db"
-    one = SchedulerProcess(tmp_path / "one", database=url)
-    two = SchedulerProcess(tmp_path / "two", database=url)
-    try:
-        one.start()
-        async with Client(one.address) as client:
-            await client.leading()
-        two.start()
-        assert await asyncio.to_thread(two.process.wait, 30) == 2
-        said = (tmp_path / "two" / "scheduler.log").read_text()
-        assert "another scheduler uses" in said
-        assert "MariaDB" in said
-        one.end(signal.SIGKILL)
-        two.start()
-        async with Client(two.address) as client:
-            await client.leading()
-    finally:
-        one.close()
-        two.close()
+    one, two = SchedulerHere(tmp_path, "one"), SchedulerHere(tmp_path, "two")
+    await one.start()
+    async with Client(one.address) as client:
+        await client.leading()
+    await two.start()
+    with pytest.raises(SettingsError, match=r"another scheduler uses .*several need MariaDB"):
+        await two.task
+    await one.end()
+    await two.start()
+    async with Client(two.address) as client:
+        await client.leading()
+    await two.end()
+
+
+async def test_a_database_that_answers_nothing_ends_a_leadership_in_time(
+    pair: tuple[SchedulerProcess, SchedulerProcess], mariadb: MariaDb
+) -> None:
+    async with Client(pair[0].address) as first, client_of(*pair) as client:
+        mariadb.stop(signal.SIGSTOP)
+        try:
+            await until_standing_by(first)
+        finally:
+            mariadb.stop(signal.SIGCONT)
+        await client.leading()
+
+
+async def test_an_installation_without_the_client_of_kubernetes_leads_by_the_row_and_says_what_a_lease_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes_asyncio", None)
+    monkeypatch.delitem(sys.modules, "services.scheduler.lease", raising=False)
+    one = SchedulerHere(tmp_path)
+    await one.start()
+    async with Client(one.address) as client:
+        await client.leading()
+    await one.end()
+    two = SchedulerHere(tmp_path, election="kubernetes")
+    await two.start()
+    with pytest.raises(SettingsError, match="pip install kubernetes-asyncio"):
+        await two.end()
