@@ -4,6 +4,9 @@ What is in effect is known from what was last applied, not asked of the kernel a
 changes. Each state is noted under `runtime` once it is in effect, and its note is removed before a change begins: a
 note that is there after a restart of the agent is believed only when its effect confirms it. What an effect could not
 confirm, or failed to change, is unknown, and applied anew from what the machine shows.
+
+A push finds out before anything changes whether there is room for its notes. A note that cannot be written later, or
+while something is put right or taken back, costs only that the next agent looks at the machine.
 """
 
 import asyncio
@@ -21,6 +24,7 @@ from ..backend import BackendError, Counter, Link, Reachable, State
 from ..interfaces import MANAGEMENT
 from . import management
 from .effect import Effect, Machine
+from .files import find_room
 from .links import Links
 from .probe import Prober
 from .rtnetlink import Rtnetlink
@@ -110,7 +114,7 @@ class LinuxBackend:
             try:
                 if recorded is not None and await effect.adopt(recorded):
                     self._take(service, recorded)
-            except BackendError as error:
+            except (BackendError, OSError) as error:
                 _log.warning("what is in effect for %s is not known: %s", service, error)
 
     def read(self, service: str) -> State | None:
@@ -118,7 +122,12 @@ class LinuxBackend:
         return self._states[service]
 
     async def check(self, service: str, state: State) -> None:
-        """The dry run of the service's kernel part or daemon."""
+        """The dry run of the service's kernel part or daemon, and room for the note of what is news.
+
+        What is unknown has to be put right, whether or not it can be noted.
+        """
+        if self._states[service] is not None:
+            find_room(self._notes, [to_json(state)])
         await self._effects[service].check(state)
 
     async def apply(self, service: str, state: State) -> None:
@@ -174,7 +183,8 @@ class LinuxBackend:
                 file.write(to_json(state))
             beside.replace(path)
         except OSError as error:
-            raise BackendError(f"{path} cannot be written: {error.strerror}") from error
+            beside.unlink(missing_ok=True)
+            _log.warning("what is in effect for %s cannot be noted in %s: %s", service, path, error.strerror)
 
     def _noted(self, service: str) -> State | None:
         try:

@@ -7,6 +7,7 @@ What is always true:
   line alone, which names files that no other agent has. One of the note that has another command line was started by
   an older version of the agent: it runs until it is started anew or stopped.
 - A daemon that ends by itself is started again, at once the first time, then more and more slowly; the log says so.
+- The note is a help, not a need: without room for it, a daemon is started and taken charge of all the same.
 - A process is only ever signalled by its descriptor (pidfd_open(2)), so never another one that got its number.
 - One is ready when it has written its number to its pid file, which dnsmasq and BIRD do when they have accepted their
   configuration and opened their sockets.
@@ -80,7 +81,8 @@ class Daemon:
             return False
         self._process = noted or _Process.find(self._argv)
         if self._process is not None:
-            self._write_note(self._process)
+            if noted is None:
+                self._write_note(self._process)
             self._watch()
         return self._process is not None
 
@@ -101,15 +103,15 @@ class Daemon:
         if self._process is None or not self._process.signal(number):
             await self.start()
 
-    async def stop(self) -> None:
-        """End it, by force if it takes too long, and return when it is gone."""
+    async def stop(self, *, by_force: bool = False) -> None:
+        """End it, by force if it takes too long or is known not to listen, and return when it is gone."""
         self._cancel_timer()
         self._unwatch()
         await self._end_outdated()
         process, self._process = self._process, None
         if process is not None:
             try:
-                await process.end()
+                await process.end(by_force=by_force)
             finally:
                 process.close()
         self._failures = 0
@@ -207,8 +209,15 @@ class Daemon:
 
     def _write_note(self, process: "_Process") -> None:
         beside = self._note.with_suffix(".new")
-        beside.write_text(f"{process.pid} {process.ticks}\n", encoding="ascii")
-        beside.replace(self._note)
+        try:
+            beside.write_text(f"{process.pid} {process.ticks}\n", encoding="ascii")
+            beside.replace(self._note)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            _log.warning(
+                "%s: the note of process %d cannot be written, %s; it will be found by its command line",
+                *(self.name, process.pid, error.strerror),
+            )
 
     def _noted(self) -> "_Process | None":
         try:
@@ -298,9 +307,9 @@ class _Process:
             return False
         return not _is_over(self.descriptor)
 
-    async def end(self) -> None:
-        """Ask it to end, then make it."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
+    async def end(self, *, by_force: bool = False) -> None:
+        """Ask it to end, then make it; `by_force`, it is not asked."""
+        for number in (signal.SIGTERM, signal.SIGKILL)[by_force:]:
             if self.signal(number):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._over(), GRACE)

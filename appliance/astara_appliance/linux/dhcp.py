@@ -7,6 +7,7 @@ What is always true:
   address has a new owner while the former one's lease still lasts: dnsmasq would refuse it to the new owner, and it
   forgets a lease in no other way than by reading its lease file without it.
 - The main file lies there only in the form that the running dnsmasq has read: a new one is written while none runs.
+- Without room for the new files, the old ones and the dnsmasq that runs stay as they are.
 - Leases survive a reboot, and with them the hosts file, which tells whose they were.
 """
 
@@ -22,7 +23,7 @@ from ..backend import BackendError, State
 from . import dnsmasq
 from .daemon import Daemon, pid_file
 from .effect import Machine
-from .files import read, write
+from .files import changed, find_room, read, write
 from .process import run
 
 _AT_ONCE = 4
@@ -47,12 +48,15 @@ class DhcpEffect:
         )
 
     async def check(self, state: State) -> None:
-        """Have dnsmasq read every main file that would be new."""
+        """Have dnsmasq read every main file that would be new, and find room for all files that would be."""
         news = {}
+        contents: list[bytes] = []
         for ifname, network in state.items():
             served = self._served.get(ifname) or self._make(ifname)
+            contents += served.volatile(network)
             if (text := served.main_for(network)) != served.main:
                 news[ifname] = text
+        find_room(self._runtime, contents)
         if not news:
             return
         with tempfile.TemporaryDirectory(prefix="astara-dnsmasq-") as scratch:
@@ -72,8 +76,8 @@ class DhcpEffect:
         if not is_known:
             self._find()
         gone = [self._served.pop(ifname) for ifname in list(self._served) if ifname not in state]
-        changed = {ifname: network for ifname, network in state.items() if (former or {}).get(ifname) != network}
-        for ifname in changed:
+        others = {ifname: network for ifname, network in state.items() if (former or {}).get(ifname) != network}
+        for ifname in others:
             self._served.setdefault(ifname, self._make(ifname))
         if not is_known:
             for served in (*gone, *self._served.values()):
@@ -81,7 +85,7 @@ class DhcpEffect:
         await _all(
             (
                 *(served.remove() for served in gone),
-                *(self._served[ifname].serve(network, is_known) for ifname, network in changed.items()),
+                *(self._served[ifname].serve(network, is_known) for ifname, network in others.items()),
             )
         )
 
@@ -129,6 +133,11 @@ class _Served:
         """Whether the files are those of `network`."""
         return all(read(path) == text for path, text in self._texts(network).items())
 
+    def volatile(self, network: dict[str, Any]) -> list[bytes]:
+        """What is new of the files that a reboot takes away."""
+        news = changed(self._texts(network))
+        return [text.encode() for path, text in news.items() if path.parent == self._runtime]
+
     def main_for(self, network: dict[str, Any]) -> str:
         """What the main file would be."""
         try:
@@ -142,21 +151,19 @@ class _Served:
         texts = self._texts(network)
         owners = dnsmasq.owners_in(read(self._files.hosts))
         owned = {address: mac for address, mac in dnsmasq.owners(network).items() if owners.get(address) != mac}
-        news = {path: text for path, text in texts.items() if read(path) != text}
+        news = changed(texts)
         if texts[self._files.main] == self.main and not self._is_blocked(owned):
-            for path, text in news.items():
-                write(path, text)
+            write(news)
             if news or not is_known:
                 await self._daemon.reload()
             return
+        # Before the one that runs is ended: it is better than none.
+        find_room(self._runtime, self.volatile(network))
         self.main = None
         await self._daemon.stop()
-        for folder in (self._runtime, self._state):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._is_blocked(owned):
-            write(self._files.leases, dnsmasq.without_leases_of_others(read(self._files.leases), owned))
-        for path, text in news.items():
-            write(path, text)
+            news[self._files.leases] = dnsmasq.without_leases_of_others(read(self._files.leases), owned)
+        write(news)
         await self._daemon.start()
         self.main = texts[self._files.main]
 
