@@ -64,6 +64,8 @@ def check(request: operate_pb2.StartOperationRequest) -> None:
         raise RefusedError("target_id: not an id of OpenStack (letters, digits, - and _, at most 64)")
     if request.image_id and request.kind != REBUILD_COMMAND:
         raise RefusedError("image_id: only for REBUILD")
+    if request.image_id and not is_safe_id(request.image_id):
+        raise RefusedError("image_id: not an id of OpenStack (letters, digits, - and _, at most 64)")
     if request.operation_id:
         try:
             uuid.UUID(request.operation_id)

@@ -15,6 +15,9 @@ from .ownership import Epoch, Held, NameTakenError
 from .replica import Replica
 from .sessions import Session
 
+_NAME_MOST = 255
+"""What history keeps of a worker's name."""
+
 
 class WorkServicer(work_pb2_grpc.WorkServiceServicer):
     """For workers."""
@@ -33,6 +36,8 @@ class WorkServicer(work_pb2_grpc.WorkServiceServicer):
             return
         if not first.hello.worker or not first.hello.incarnation:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "hello: worker and incarnation must be set")
+        if len(first.hello.worker) > _NAME_MOST:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"hello: worker is longer than {_NAME_MOST}")
         try:
             session = await leader.hello(first.hello)
         except NameTakenError as error:

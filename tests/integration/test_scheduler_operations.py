@@ -126,6 +126,7 @@ async def test_wrong_commands_are_refused_by_name_of_the_field(client: Client, w
     assert await refused(client, "UPDATE", "RESOURCE", "nobody") is grpc.StatusCode.NOT_FOUND
     assert await refused(client, "UPDATE", "RESOURCE") is grpc.StatusCode.INVALID_ARGUMENT
     assert await refused(client, "UPDATE", "GLOBAL", "r1") is grpc.StatusCode.INVALID_ARGUMENT
+    assert await refused(client, "REBUILD", "RESOURCE", "r1", image_id="x" * 300) is grpc.StatusCode.INVALID_ARGUMENT
     assert await refused(client, "POLL", "RESOURCE", "r1", image_id="x") is grpc.StatusCode.INVALID_ARGUMENT
     assert await refused(client, "POLL", "RESOURCE", "r1", operation_id="x") is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -313,3 +314,9 @@ async def test_a_target_that_is_no_id_is_refused_by_name(client: Client, worker:
         await start(client, "UPDATE", "RESOURCE", "../networks")
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "target_id" in str(raised.value.details())
+
+
+async def test_a_workers_name_that_the_database_cannot_keep_is_refused(client: Client) -> None:
+    worker = await HandWorker(client, "w" * 256).connect()
+    assert worker.ended is grpc.StatusCode.INVALID_ARGUMENT
+    await worker.disconnect()
