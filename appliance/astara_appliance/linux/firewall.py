@@ -9,6 +9,7 @@ that are loaded, also after a restart of the agent. Otherwise (the first start, 
 import asyncio
 import contextlib
 import json
+import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,8 @@ from . import conntrack, netfilter
 from .effect import Machine
 from .process import run
 from .ruleset import TABLE, VERSION, Ruleset, counter_name
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,8 @@ class FirewallEffect:
             beside.write_text(json.dumps({"generation": generation, "version": VERSION}), encoding="utf-8")
             beside.replace(self._note)
         except OSError as error:
-            raise BackendError(f"{self._note} cannot be written: {error.strerror}") from error
+            # The rules are loaded; without the note another agent would only load them again.
+            _log.warning("%s cannot be written: %s", self._note, error.strerror)
 
     def _noted(self) -> int | None:
         try:
