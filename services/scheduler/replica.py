@@ -108,16 +108,20 @@ class Replica:
             await self._serving(False)
 
     async def _renew(self) -> NoReturn:
+        """Renew until the lease has run out; then whatever this leader does ends, not only what is asked of it."""
         while True:
-            await asyncio.sleep(self._election.interval())
+            await asyncio.sleep(max(0.0, min(self._election.interval(), self._left())))
+            if self._left() <= 0:
+                raise DeposedError("the leader's lease ran out before it could be renewed")
             try:
                 # What holds a leader up must not hold it in office.
-                async with asyncio.timeout(max(0.0, self._election.valid_until() - self._clock.lease())):
+                async with asyncio.timeout(self._left()):
                     await self._election.renew()
             except (ElectionError, SQLAlchemyError, TimeoutError) as error:
                 log.warning("cannot renew leadership", error=str(error) or "no answer in time")
-            if self._clock.lease() >= self._election.valid_until():
-                raise DeposedError("the leader's lease ran out before it could be renewed")
+
+    def _left(self) -> float:
+        return self._election.valid_until() - self._clock.lease()
 
     async def _resign(self) -> None:
         try:

@@ -81,6 +81,9 @@ async def test_a_deposed_leader_writes_nothing_and_stands_by(tmp_path: Path, dat
     async with Client(one.address) as client:
         await client.leading()
         worker = await HandWorker(client).connect()
+        producer = await HandProducer(client).connect()
+        watch = client.query.WatchResources(query_pb2.WatchResourcesRequest())
+        assert (await watch.read()).synced
         # Somebody takes the row, as after an expiry that this leader slept through.
         engine = sa.create_engine(one.settings[SchedulerSettings].database)
         with engine.begin() as connection:
@@ -93,6 +96,9 @@ async def test_a_deposed_leader_writes_nothing_and_stands_by(tmp_path: Path, dat
             await client.operate.StartOperation(request)
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
         await worker.until(lambda: worker.ended is grpc.StatusCode.UNAVAILABLE)
+        # Nor do those wait for ever who say nothing themselves.
+        await producer.until(lambda: producer.ended)
+        assert await watch.code() is grpc.StatusCode.UNAVAILABLE
         with engine.begin() as connection:
             assert connection.execute(sa.text("SELECT COUNT(*) FROM operation")).scalar() == 0
         engine.dispose()

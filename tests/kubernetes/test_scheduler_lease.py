@@ -142,7 +142,7 @@ async def test_nobody_leads_without_the_api_server_and_one_does_when_it_is_back(
     try:
         await stands_by(pair[0])
         assert not await leads(pair[1])
-        assert "ran out before it could be renewed" in pair[0].said()
+        await until(lambda: "ran out before it could be renewed" in pair[0].said())
     finally:
         namespace.cluster.go_on()
     async with Client("ipv4:" + ",".join(one.address for one in pair)) as client:
