@@ -25,11 +25,10 @@ class _NoDuplicates(yaml.CSafeLoader):
     """YAML as an API server in strict mode reads it: a key that stands twice in a map is a mistake."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep) for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"twice in one map: {twice}", node.start_mark)
-        return super().construct_mapping(node, deep)
+        found = super().construct_mapping(node, deep)
+        if len(found) != len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands twice in one map", node.start_mark)
+        return found
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,18 @@ _VALIDATOR = Path(__file__).parent / "chart_schemas.py"
 
 
 def _without_keys(rendering: Rendering) -> list[dict[str, Any]]:
-    """The manifests without certificates that were made while rendering."""
+    """The manifests, with a constant in the place of certificates that were made while rendering."""
     plain = []
     for document in rendering.documents:
         if document.get("type") == "kubernetes.io/tls":
-            plain.append({**document, "data": sorted(document["data"])})
+            plain.append({**document, "data": dict.fromkeys(document["data"], "bWFkZQ==")})
         else:
             plain.append(document)
     return plain
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
-@pytest.mark.parametrize("case", [None, *CASES])
+@pytest.mark.parametrize("case", [None, "minimal", "everything", "sqlite", "tls-cert-manager", "openstack-helm"])
 def test_lint_finds_nothing(clients: Clients, helm: str, case: str | None) -> None:
     values = CASES[case] if case else None
     assert "0 chart(s) failed" in run_helm(clients.helms[helm], "lint", "--strict", str(CHART), values=values)
@@ -48,9 +48,9 @@ def test_every_manifest_is_valid_in_every_version(clients: Clients, rendered: Ca
     documents: dict[str, dict[str, Any]] = {}
     for case in CASES:
         for helm in clients.helms:
-            for document in rendered(case, helm).documents:
+            for document in _without_keys(rendered(case, helm)):
                 documents.setdefault(json.dumps(document, sort_keys=True), document)
-    assert len(documents) > 200
+    assert len(documents) > 100
     asked = json.dumps({"versions": VERSIONS, "documents": list(documents.values())})
     done = subprocess.run(
         (sys.executable, str(_VALIDATOR)),

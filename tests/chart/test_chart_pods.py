@@ -168,11 +168,13 @@ def test_what_a_pod_reads_at_its_start_is_in_its_checksum(render_values: Callabl
             for name, one in render_values(values).of("Deployment").items()
         }
 
+    minimal = CASES["minimal"]
+    first = checksums(minimal)
+
     def changed(values: dict[str, object]) -> set[str]:
         after = checksums(values)
-        return {name for name, before in checksums(CASES["minimal"]).items() if before != after[name]}
+        return {name for name, before in first.items() if before != after[name]}
 
-    minimal = CASES["minimal"]
     assert changed(minimal) == set()
     assert changed({**minimal, "worker": {"conf": {"worker": {"max_running": 9}}}}) == {"worker"}
     assert changed({**minimal, "conf": {**minimal["conf"], "DEFAULT": {"log_level": "debug"}}}) == set(SERVICES)
