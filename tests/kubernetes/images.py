@@ -175,9 +175,9 @@ def ensure(store: Store | None = None, *, aliases: Sequence[str] = ()) -> Cluste
             for names in further.values():
                 for name, image in names.items():
                     store.run("podman", "tag", made[f"astara-{name}"], image)
-            _save(
-                store, archive, [pause, *named.values(), *(one for names in further.values() for one in names.values())]
-            )
+            wanted = [*named.values(), *(one for names in further.values() for one in names.values())]
+            _save(store, archive, [pause, *wanted])
+            _forget(store, [*made.values(), *wanted])
         return ClusterImages(archive, tag, {**named, "pause": pause}, further)
 
 
@@ -195,6 +195,14 @@ def _save(store: Store, archive: Path, images: Sequence[str]) -> None:
     partial.unlink(missing_ok=True)
     store.run("podman", "save", "--quiet", "--multi-image-archive", "-o", str(partial), *images)
     partial.rename(archive)
+
+
+def _forget(store: Store, kept: Sequence[str]) -> None:
+    """Remove our images under tags that no source has any longer."""
+    ours = {f"localhost/{recipe.name}" for recipe in RECIPES}
+    for name in store.run("podman", "images", "--format", "{{.Repository}}:{{.Tag}}").split():
+        if name.rpartition(":")[0] in ours and name not in kept:
+            store.run("podman", "rmi", name)
 
 
 def _short(name: str) -> str:
