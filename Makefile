@@ -95,8 +95,10 @@ $(GRPCURL): | $(READY)
 images: ## build an image of each service; BASE= REGISTRY= TAG= BUILDER=buildah|docker|podman BUILD_FLAGS= (docs/images.md)
 	@$(if $(BUILDER),,echo "no builder of images is installed: buildah, docker or podman" >&2; exit 1)
 	@for service in $(SERVICES); do \
-		$(BUILDER) build $(BUILD_FLAGS) --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
-			--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+		$(BUILDER) build $(BUILD_FLAGS) --build-arg BASE=$(BASE) \
+			--label org.opencontainers.image.version=$(VERSION) \
+			--label org.opencontainers.image.revision="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+			--label org.opencontainers.image.base.name=$(BASE) \
 			-t $(REGISTRY)/astara-$$service:$(TAG) -f services/$$service/Dockerfile . || exit 1; \
 	done
 	@$(BUILDER) images --filter 'reference=$(REGISTRY)/astara-*:$(TAG)'
