@@ -23,6 +23,9 @@ _PROGRAMS = {
 _TEST_PROGRAMS = {"mmdebstrap": "mmdebstrap", "mariadbd": "mariadb-server"}
 """What tests need besides."""
 
+_IMAGE_PROGRAMS = {name: name for name in ("buildah", "catatonit", "debootstrap", "podman", "runc")}
+"""What builds images, and runs them."""
+
 
 def has_rabbitmq() -> bool:
     """Whether a RabbitMQ server is installed."""
@@ -44,6 +47,11 @@ def ensure_machine_programs() -> list[str]:
 def ensure_test_programs() -> list[str]:
     """Install what tests need, machines' programs among it, as above; answers with what is still missing."""
     return _ensure("what tests need", _PROGRAMS | _TEST_PROGRAMS)
+
+
+def ensure_image_programs() -> list[str]:
+    """Install what builds and runs images, as above; answers with what is still missing."""
+    return _ensure("what images need", _IMAGE_PROGRAMS)
 
 
 def _ensure(what: str, programs: Mapping[str, str]) -> list[str]:
