@@ -44,7 +44,7 @@ MINIMAL: Values = {
         "metadata": "of-metadata-and-nova",
         "rpcapi": "of-the-operators-api",
     },
-    "managementCIDRs": ["fdca:3ba5:a17a:acda::/64"],
+    "managementCIDRs": ["10.9.0.0/16"],
     "metadata": {"service": {"loadBalancerIP": "192.0.2.10"}},
 }
 
@@ -204,7 +204,11 @@ CASES: dict[str, Values] = {
         at("networkPolicy.nodeCIDRs", ["198.51.100.0/24"]),
     ),
     "no-network-policy": merged(MINIMAL, _NO_NETWORK_POLICY),
-    "ipv6": merged(MINIMAL, {"ipFamilies": ["IPv6"], "metadata": {"service": {"loadBalancerIP": "2001:db8::10"}}}),
+    "ipv6": merged(
+        MINIMAL,
+        {"ipFamilies": ["IPv6"], "managementCIDRs": ["fdca:3ba5:a17a:acda::/64"]},
+        at("metadata.service.loadBalancerIP", "2001:db8::10"),
+    ),
     "dual-stack": merged(
         MINIMAL,
         {"ipFamilies": ["IPv6", "IPv4"], "managementCIDRs": ["10.9.0.0/16", "fdca:3ba5:a17a:acda::/64"]},

@@ -223,7 +223,7 @@ def test_metadata_has_the_kind_of_address_that_was_asked_for(rendered: Callable[
     balanced = service("minimal")
     assert (balanced["type"], balanced["externalTrafficPolicy"]) == ("LoadBalancer", "Local")
     assert balanced["loadBalancerIP"] == "192.0.2.10"
-    assert balanced["loadBalancerSourceRanges"] == ["fdca:3ba5:a17a:acda::/64"]
+    assert balanced["loadBalancerSourceRanges"] == ["10.9.0.0/16"]
     port = service("node-port")
     assert (port["type"], port["externalTrafficPolicy"]) == ("NodePort", "Local")
     assert port["ports"] == [{"name": "http", "port": 9697, "targetPort": "http", "protocol": "TCP", "nodePort": 30697}]

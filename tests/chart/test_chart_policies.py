@@ -15,7 +15,7 @@ from chart_values import CASES, SERVICES
 Arrow = tuple[str, str, str]
 """Who, whom, on which port."""
 
-_MANAGEMENT = "ipBlock fdca:3ba5:a17a:acda::/64"
+_MANAGEMENT = "ipBlock 10.9.0.0/16"
 _MONITORING = "monitoring"
 _DNS = "kube-system k8s-app=kube-dns"
 

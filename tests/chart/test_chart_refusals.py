@@ -55,6 +55,10 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "cert-manager without issuer": (at("tls.mode", "cert-manager"), "wants tls.certManager.issuerRef.name"),
     "given certificates that are not": (at("tls.mode", "given"), "tls.mode given wants a Secret for worker"),
     "metadata without address": (at("metadata.service.loadBalancerIP", ""), "Appliances would not find metadata"),
+    "appliances of another IP version": (
+        at("managementCIDRs", ["fdca:3ba5:a17a:acda::/64"]),
+        "its address, managementCIDRs and ipFamilies have no IP version in common.",
+    ),
     "metadata inside only": (at("metadata.service.type", "ClusterIP"), "by metadata.service.externalIPs only"),
     "a port of chance": (at("metadata.service.type", "NodePort"), "NodePort wants metadata.service.nodePort"),
     "another port than the one told": (

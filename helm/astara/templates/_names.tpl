@@ -78,3 +78,10 @@ astara-{{ .name }}:{{ $images.tag | default .root.Chart.AppVersion }}
 ipFamilyPolicy: {{ gt (len .Values.ipFamilies) 1 | ternary "RequireDualStack" "SingleStack" }}
 ipFamilies: {{ toJson .Values.ipFamilies }}
 {{- end -}}
+
+{{/* The IP versions of addresses or CIDRs, as JSON. */}}
+{{- define "astara.families-of" -}}
+{{- $found := list -}}
+{{- range . -}}{{- $found = append $found (contains ":" . | ternary "IPv6" "IPv4") -}}{{- end -}}
+{{- uniq $found | toJson -}}
+{{- end -}}

@@ -96,6 +96,16 @@
 {{- if not (include "astara.metadataAddresses" . | fromJsonArray) -}}
 {{- $said = append $said "Appliances would not find metadata: set metadata.service.loadBalancerIP or externalIPs, or conf.router.orchestrator_addresses." -}}
 {{- end -}}
+{{- $told := include "astara.families-of" (include "astara.metadataAddresses" . | fromJsonArray) | fromJsonArray -}}
+{{- if and $told $values.managementCIDRs -}}
+{{- $met := false -}}
+{{- range $family := include "astara.families-of" $values.managementCIDRs | fromJsonArray -}}
+{{- if and (has $family $told) (has $family $values.ipFamilies) -}}{{- $met = true -}}{{- end -}}
+{{- end -}}
+{{- if not $met -}}
+{{- $said = append $said "Appliances could not reach metadata: its address, managementCIDRs and ipFamilies have no IP version in common." -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq $service.type "ClusterIP") (not $service.externalIPs) -}}
 {{- $said = append $said "metadata.service.type ClusterIP is reached from outside by metadata.service.externalIPs only: set them, or take LoadBalancer or NodePort." -}}
 {{- end -}}
