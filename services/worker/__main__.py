@@ -39,7 +39,14 @@ SETTINGS = (
 )
 
 _PREFLIGHT_PAUSE = 10.0
+_READINESS = "readiness"
 _DRAIN_SECONDS = 20.0
+
+
+async def _tell(server: rpc.RpcServer, up: bool) -> None:
+    """Health says whether the scheduler has this worker; so does the name that a rolling update waits for."""
+    await server.set_serving(up)
+    await server.set_health(_READINESS, serving=up)
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
@@ -49,6 +56,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     name = own.name or process.host_name(common)
     server = rpc.RpcServer(settings[GrpcSettings], own.listen)
     await server.start(serving=False)
+    await server.set_health(_READINESS, serving=False)
     metrics.serve(settings[metrics.MetricsSettings])
     connection = openstack.connect(settings)
     cloud = Cloud(connection, own)
@@ -115,7 +123,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         serving: set[asyncio.Task[None]] = set()
 
         def connected(up: bool) -> None:
-            task = asyncio.ensure_future(server.set_serving(up))
+            task = asyncio.ensure_future(_tell(server, up))
             serving.add(task)
             task.add_done_callback(serving.discard)
 

@@ -92,7 +92,7 @@ def test_probes_ask_the_plain_health_port(rendered: Callable[..., Rendering], ca
     for service in SERVICES:
         container = rendering.container(service)
         assert "health_listen = " in rendering.configuration(service)
-        readiness = "readiness" if service in ("notifier", "health") else ""
+        readiness = "readiness" if service in ("notifier", "health", "worker") else ""
         for probe, name in (("startupProbe", ""), ("livenessProbe", ""), ("readinessProbe", readiness)):
             assert container[probe]["grpc"] == {"port": 44260, "service": name}
         assert {"name": "probes", "containerPort": 44260, "protocol": "TCP"} in container["ports"]
