@@ -56,8 +56,6 @@ def check(request: operate_pb2.StartOperationRequest) -> None:
         raise RefusedError("kind: say what is to be done")
     if request.scope not in (RESOURCE, TENANT, GLOBAL):
         raise RefusedError("scope: say how much it covers")
-    if request.kind == WORKERS_DEBUG and request.scope != GLOBAL:
-        raise RefusedError("scope: WORKERS_DEBUG is global")
     if (request.scope == GLOBAL) != (not request.target_id):
         raise RefusedError("target_id: wanted for a resource or tenant, and empty for everything")
     if request.target_id and not is_safe_id(request.target_id):

@@ -340,7 +340,12 @@ class Operations:
         await self._store.put_operation(row)
         name = row.operation.operation_id
         self._active[name] = row
-        message = work_pb2.WorkResponse(diagnosis_request=work_pb2.DiagnosisRequest(diagnosis_id=name))
+        asked = work_pb2.DiagnosisRequest(
+            diagnosis_id=name,
+            tenant_id=request.target_id if request.scope == TENANT else "",
+            resource_id=request.target_id if request.scope == RESOURCE else "",
+        )
+        message = work_pb2.WorkResponse(diagnosis_request=asked)
         wanted = _Diagnosis(set(self._cluster.broadcast(message)), {}, asyncio.Event())
         row.operation.state, row.operation.total = _RUNNING, len(wanted.waiting)
         self._diagnoses[name] = wanted

@@ -273,8 +273,8 @@ class Dispatcher:
 
     # Views
 
-    def diagnosis(self) -> dict[str, object]:
-        """What is going on, for /workers/debug/."""
+    def diagnosis(self, tenant_id: str = "", resource_id: str = "") -> dict[str, object]:
+        """What is going on, for /workers/debug/; of resources, only those of a tenant or the one, where named."""
         return {
             "ready": len(self._queued),
             "running": sorted(self._running),
@@ -288,12 +288,15 @@ class Dispatcher:
                     "state": r.state.value if r.state else None,
                     "step": r.step.value if r.step else None,
                     "inbox": sorted(action.name for action in r.inbox.wanted()),
+                    "in_hand": sorted(action.name for action in r.hand.wanted()) if r.hand is not None else [],
+                    "causes": list(r.inbox.causes),
                     "attempts": r.attempts,
                     "last_error": r.last_error,
                     "debug": self._flags.covers(r.resource_id, r.tenant_id),
                     "again_in": round(r.retry_at - self._clock.lease(), 1) if r.retry_at is not None else None,
                 }
                 for r in self._resources.values()
+                if (not tenant_id or r.tenant_id == tenant_id) and (not resource_id or r.resource_id == resource_id)
             ],
         }
 

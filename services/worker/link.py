@@ -240,7 +240,7 @@ class Link:
             "version": self._identity.version,
             "shards": len(self._ownership.shards),
             "lease_remaining": round(self._ownership.lease_remaining(), 3),
-            **self._dispatcher.diagnosis(),
+            **self._dispatcher.diagnosis(request.tenant_id, request.resource_id),
         }
         _log.info("diagnosis", **facts)
         self._send(

@@ -209,6 +209,27 @@ async def test_workers_debug_brings_a_diagnosis_of_each_worker(client: Client, w
     await other.disconnect()
 
 
+@pytest.mark.parametrize(("scope", "target"), [("GLOBAL", ""), ("TENANT", "t"), ("RESOURCE", "r1")])
+async def test_workers_debug_says_to_workers_of_which_resources_it_wants_to_hear(
+    client: Client, worker: HandWorker, scope: str, target: str
+) -> None:
+    asked: list[work_pb2.DiagnosisRequest] = []
+
+    def answer(message: work_pb2.WorkResponse, take=worker._take) -> None:
+        take(message)
+        if message.HasField("diagnosis_request"):
+            asked.append(message.diagnosis_request)
+            name = message.diagnosis_request.diagnosis_id
+            worker.send(diagnosis=work_pb2.Diagnosis(diagnosis_id=name, json="{}"))
+
+    worker._take = answer
+    operation = await start(client, "WORKERS_DEBUG", scope, target)
+    assert (operation.state, operation.target_id) == (resource_pb2.OPERATION_STATE_SUCCEEDED, target)
+    (request,) = asked
+    wanted = {"TENANT": (target, ""), "RESOURCE": ("", target), "GLOBAL": ("", "")}[scope]
+    assert (request.tenant_id, request.resource_id) == wanted
+
+
 async def test_a_command_over_the_broker_becomes_one_operation_however_often_it_comes(
     client: Client, worker: HandWorker
 ) -> None:
