@@ -49,7 +49,7 @@ demo: $(READY) $(GRPCURL) ## show packets of a tenant through its router, which 
 down: ## end what `make up` started; leaves nothing behind
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m lab down; else echo "There was no lab."; fi
 
-test: $(READY) ## run all tests that this machine can run (root: also those of packets; installs what they need from the distribution)
+test: $(READY) $(GRPCURL) ## run all tests that this machine can run (root: also those of packets; installs what they need from the distribution)
 	@$(BIN)/python -m lab programs
 	@$(BIN)/pytest
 
