@@ -91,9 +91,11 @@ class Night:
         """End every process."""
         if hasattr(self, "_channel"):
             self._channel.close()
-        processes.end(processes.marked(self.layout), grace=10.0)
-        for process in self._started:
-            process.wait(10)
+        # The worker hands back its shards while there is a scheduler to take them.
+        for process in reversed(self._started):
+            process.terminate()
+            process.wait(30)
+        processes.end(processes.marked(self.layout), grace=5.0)
 
     def forget(self) -> None:
         """The router is left alone; a change by its owner waits."""
