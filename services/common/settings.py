@@ -3,11 +3,15 @@
 A settings class is a frozen dataclass whose fields are made with `option`; its `group` names the section of the ini
 file. `load` reads all that a service names, once, and fails with a sentence that names the option; an option that does
 not exist, in a section that the service knows, is a mistake too. The environment overrides files:
-`OS_<GROUP>__<OPTION>` (oslo.config's own driver), e.g. `OS_WORKER__CLAIM=all`.
+`OS_<GROUP>__<OPTION>`, e.g. `OS_CLAIM__CLAIM=all`.
+
+In files oslo.config replaces `$name` by that option's value, as its users know it, and `$$` is a `$`. A value of the
+environment is taken as it is: passwords are there, and a generated one holds any sign.
 """
 
 import dataclasses
 import difflib
+import re
 import sys
 import types
 import typing
@@ -15,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from oslo_config import cfg
+from oslo_config import cfg, sources
+from oslo_config.sources._environment import EnvironmentConfigurationSource
 
 _T = TypeVar("_T")
 
@@ -63,6 +68,8 @@ def load(program: str, argv: Sequence[str] | None, classes: Sequence[type[Any]],
     `extra(conf)` may register more options before reading (keystoneauth's). Raises SettingsError.
     """
     conf = cfg.ConfigOpts()
+    # oslo.config has no other place for a source that comes before files: those of `config_source` come after them.
+    conf._env_driver = _VerbatimEnvironment()  # noqa: SLF001
     for settings in classes:
         conf.register_opts(options_of(settings), group=_group(settings))
     if extra is not None:
@@ -78,6 +85,17 @@ def load(program: str, argv: Sequence[str] | None, classes: Sequence[type[Any]],
         return Settings(conf, {settings: _read(conf, settings) for settings in classes})
     except (cfg.Error, ValueError) as error:
         raise SettingsError(str(error)) from error
+
+
+class _VerbatimEnvironment(EnvironmentConfigurationSource):  # type: ignore[misc]  # oslo.config has no types
+    """The environment, written so that oslo.config's substitution gives back each value as it stands there."""
+
+    def get(self, group_name: str | None, option_name: str, opt: cfg.Opt) -> tuple[Any, Any]:
+        value, location = super().get(group_name, option_name, opt)
+        if value is not sources._NoValue:  # noqa: SLF001 - what a source answers with for nothing
+            # `$$` is a `$`, and so is `\$`: doubling the first sign of either keeps both.
+            value = re.sub(r"\\?\$", lambda found: found[0][0] + found[0], value)
+        return value, location
 
 
 def _refuse_unknown(conf: cfg.ConfigOpts, classes: Sequence[type[Any]]) -> None:

@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from chart_rendering import Rendering
@@ -171,6 +172,33 @@ def test_no_secret_stands_outside_of_a_secret(rendered: Callable[..., Rendering]
         if document["kind"] != "Secret":
             text = str(document)
             assert not [secret for secret in secrets if secret in text], document["metadata"]["name"]
+
+
+@pytest.mark.parametrize("nodes", [0, 3])
+def test_secrets_of_any_signs_arrive_as_they_are(
+    render_values: Callable[[Any], Rendering], read: Callable[[Rendering, str], Settings], nodes: int
+) -> None:
+    user, secret = "us$r@x", r"a$b ${x}$$\$%41/?#[]@:;&+\"'é-of-16-characters"
+    values = merged(
+        MINIMAL,
+        at("credentials", dict.fromkeys(("appliance", "metadata", "rpcapi"), secret)),
+        at("endpoints.oslo_messaging.statefulset", {"name": "rabbit", "replicas": nodes} if nodes else {}),
+        *(
+            at(f"endpoints.{name}.auth.astara", {"username": user, "password": secret})
+            for name in ("identity", "oslo_db", "oslo_messaging")
+        ),
+    )
+    rendering = render_values(values)
+    broker = read(rendering, "notifier")[NotifierSettings].broker
+    logins = [unquote(part) for url in broker_urls(broker) for part in urlsplit(url).netloc.split("@")[0].split(":")]
+    assert logins == [user, secret] * max(nodes, 1)
+    database = make_url(read(rendering, "scheduler")[SchedulerSettings].database)
+    assert (database.username, database.password) == (user, secret)
+    cloud = read(rendering, "worker")
+    assert (cloud.conf.openstack.username, cloud.conf.openstack.password) == (user, secret)
+    assert cloud[ApplianceSettings].secret == secret
+    assert read(rendering, "metadata")[MetadataSettings].shared_secret == secret
+    assert rendering.one("Secret", "astara-api-token")["stringData"] == {"token": secret}
 
 
 def test_existing_secrets_are_read_by_their_keys_and_none_is_made(rendered: Callable[..., Rendering]) -> None:

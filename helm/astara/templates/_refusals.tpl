@@ -46,11 +46,6 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $place, $text := dict "credentials.appliance" $values.credentials.appliance "credentials.metadata" $values.credentials.metadata "endpoints.identity.auth.astara.password" $values.endpoints.identity.auth.astara.password -}}
-{{- if contains "$" ($text | toString) -}}
-{{- $said = append $said (printf "%s must not contain $: oslo.config would replace it." $place) -}}
-{{- end -}}
-{{- end -}}
 {{- $secret := dict "openstack" (list "password" "application_credential_secret" "token" "passcode") "notifier" (list "broker") "appliance" (list "secret") "metadata" (list "shared_secret") "rpcapi" (list "token") -}}
 {{- if eq $values.database.type "mariadb" -}}{{- $_ := set $secret "scheduler" (list "database") -}}{{- end -}}
 {{- $places := dict "conf" $conf -}}
