@@ -7,13 +7,14 @@ Kubernetes' probes speak no TLS and show no certificate: on `[grpc] health_liste
 There the empty name says whether the process is fit to run, as a standby is.
 
 A client dials every address that the scheduler's name has, and calls the one whose health says that it serves.
+
+Certificates are renewed without a restart: servers look at the files at each handshake, clients each second.
 """
 
 import asyncio
 import ipaddress
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +24,8 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.common.certificates import CertificateFiles, Pem
+from services.common.following import FollowingChannel
 from services.common.settings import GrpcSettings, SettingsError
 
 _CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
@@ -177,7 +180,8 @@ def _status(serving: bool) -> "health_pb2.HealthCheckResponse.ServingStatus.Valu
 
 def open_channel(settings: GrpcSettings, address: str | None = None) -> grpc.aio.Channel:
     """A channel to the scheduler that leads, or to `address`. It reconnects by itself, within a second once the peer
-    is back; a call that does not wait for that ends UNAVAILABLE.
+    is back; a call that does not wait for that ends UNAVAILABLE. With TLS it follows its certificates, in the running
+    loop. SettingsError when they cannot be used.
     """
     target = address or settings.scheduler
     host, _ = split_address(target)
@@ -191,12 +195,21 @@ def open_channel(settings: GrpcSettings, address: str | None = None) -> grpc.aio
         return grpc.aio.insecure_channel(target, options=options)
     if settings.tls_server_name:
         options.append(("grpc.ssl_target_name_override", settings.tls_server_name))
-    credentials = grpc.ssl_channel_credentials(
-        Path(settings.tls_ca).read_bytes(),
-        Path(settings.tls_key).read_bytes() if settings.tls_key else None,
-        Path(settings.tls_cert).read_bytes() if settings.tls_cert else None,
+
+    def dial(pem: Pem) -> grpc.aio.Channel:
+        credentials = grpc.ssl_channel_credentials(pem.authorities, pem.key or None, pem.certificate or None)
+        return grpc.aio.secure_channel(target, credentials, options=options)
+
+    return FollowingChannel(_certificate_files(settings), dial)
+
+
+def _certificate_files(settings: GrpcSettings) -> CertificateFiles:
+    return CertificateFiles(
+        "[grpc] tls_ca, tls_cert or tls_key",
+        authorities=settings.tls_ca,
+        certificate=settings.tls_cert,
+        key=settings.tls_key,
     )
-    return grpc.aio.secure_channel(target, credentials, options=options)
 
 
 def _server_credentials(settings: GrpcSettings) -> grpc.ServerCredentials | None:
@@ -205,13 +218,18 @@ def _server_credentials(settings: GrpcSettings) -> grpc.ServerCredentials | None
     if not settings.tls_key or not settings.tls_ca:
         msg = "[grpc] tls_cert wants tls_key and tls_ca beside it"
         raise SettingsError(msg)
+    files = _certificate_files(settings)
 
-    def read() -> grpc.ServerCertificateConfiguration:
-        pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=Path(settings.tls_ca).read_bytes())
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        pem = files.pem
+        return grpc.ssl_server_certificate_configuration(
+            [(pem.key, pem.certificate)], root_certificates=pem.authorities
+        )
 
-    # Read again at each handshake, so that a rotated certificate is taken without a restart.
-    return grpc.dynamic_ssl_server_credentials(read(), read, require_client_authentication=True)
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        return configuration() if files.look() else None
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), renewed, require_client_authentication=True)
 
 
 async def reconnect_delay(attempt: int) -> None:

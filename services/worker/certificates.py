@@ -6,8 +6,8 @@ without a restart; an instance keeps those that it was booted with. An instance 
 """
 
 import ssl
-from pathlib import Path
 
+from services.common.certificates import CertificateFiles
 from services.common.settings import SettingsError
 
 from .cloud import Json
@@ -29,46 +29,37 @@ class Certificates:
             raise SettingsError(f"[appliance] {given[0]} is set, so {missing} must be set too")
         self.enabled = bool(given)
         self.server_name = settings.tls_appliance_name
-        self._settings = settings
-        self._read_at: tuple[int, ...] = ()
         self._context: ssl.SSLContext | None = None
-        self._files: list[Json] = []
         if self.enabled:
-            self.context()
-            self.boot_files()
+            ca = settings.tls_ca
+            self._own = CertificateFiles(
+                "[appliance] tls_ca, tls_cert or tls_key",
+                authorities=ca, certificate=settings.tls_cert, key=settings.tls_key,
+            )  # fmt: skip
+            self._given = CertificateFiles(
+                "[appliance] tls_ca, tls_appliance_cert or tls_appliance_key",
+                authorities=ca, certificate=settings.tls_appliance_cert, key=settings.tls_appliance_key,
+            )  # fmt: skip
 
     def context(self) -> ssl.SSLContext:
-        """For calls to appliances: shows the worker's certificate, believes only the authority."""
-        own = self._settings
-        try:
-            read_at = tuple(Path(path).stat().st_mtime_ns for path in (own.tls_ca, own.tls_cert, own.tls_key))
-            if self._context is None or read_at != self._read_at:
-                context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=own.tls_ca)
-                context.minimum_version = ssl.TLSVersion.TLSv1_2
-                context.load_cert_chain(own.tls_cert, own.tls_key)
-                self._context, self._read_at = context, read_at
-        except (OSError, ssl.SSLError) as error:
-            if self._context is None:
-                raise SettingsError(f"[appliance] tls_ca, tls_cert or tls_key cannot be used: {error}") from error
-            # Halfway through a renewal: the former ones are good for the moment.
+        """For calls to appliances: shows the worker's certificate, believes only the authority. Only with TLS on."""
+        if self._own.look() or self._context is None:
+            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+            self._own.load(self._context)
         return self._context
 
     def boot_files(self) -> list[Json]:
         """Entries for cloud-init's write_files; none when TLS is off."""
         if not self.enabled:
             return []
-        own = self._settings
-        sources = (
-            ("tls.crt", own.tls_appliance_cert, "0644"),
-            ("tls.key", own.tls_appliance_key, "0600"),
-            ("ca.crt", own.tls_ca, "0644"),
-        )
-        try:
-            self._files = [
-                {"path": f"{FOLDER}/{name}", "permissions": mode, "content": Path(source).read_text(encoding="ascii")}
-                for name, source, mode in sources
-            ]
-        except (OSError, UnicodeError) as error:
-            if not self._files:
-                raise SettingsError(f"[appliance] tls_ca, tls_appliance_cert or tls_appliance_key: {error}") from error
-        return self._files
+        self._given.look()
+        pem = self._given.pem
+        return [
+            {"path": f"{FOLDER}/{name}", "permissions": mode, "content": content.decode("utf-8", "replace")}
+            for name, content, mode in (
+                ("tls.crt", pem.certificate, "0644"),
+                ("tls.key", pem.key, "0600"),
+                ("ca.crt", pem.authorities, "0644"),
+            )
+        ]

@@ -91,6 +91,16 @@ async def test_a_certificate_without_its_key_is_refused(authority: Authority) ->
         RpcServer(GrpcSettings(tls_cert=cert), "127.0.0.1:0")
 
 
+async def test_certificates_that_cannot_be_used_are_refused_at_the_start(authority: Authority) -> None:
+    own = settings(authority, "mixed")
+    mixed = GrpcSettings(**{**vars(own), "tls_key": authority.issue("other")[1]})
+    for begin in (lambda: RpcServer(mixed, "127.0.0.1:0"), lambda: open_channel(mixed, "127.0.0.1:1")):
+        with pytest.raises(
+            SettingsError, match=r"^\[grpc\] tls_ca, tls_cert or tls_key cannot be used: .*mixed.pem and"
+        ):
+            begin()
+
+
 @pytest.mark.parametrize("address", ["nowhere", "host:", "host:99999", ":1", "host:x"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(SettingsError, match="is not host:port"):

@@ -13,10 +13,12 @@ import grpc
 import pytest
 from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import query_pb2
+from fastapi import FastAPI
 from rpcapi_running import IMAGE, ROUTER, TENANT, TOKEN, Api, running
 
 from services.common.listen import bind
 from services.common.settings import SettingsError
+from services.rpcapi.server import serve
 from services.rpcapi.settings import RpcapiSettings, read_token
 
 
@@ -336,6 +338,14 @@ def test_an_open_api_is_refused_on_other_addresses_than_loopback():
         read_token(RpcapiSettings(auth="none", listen=("127.0.0.1", "192.0.2.1")))
     with pytest.raises(SettingsError, match="token_file"):
         read_token(RpcapiSettings(auth="token"))
+
+
+async def test_a_certificate_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path):
+    file = tmp_path / "tls.pem"
+    file.write_text("no certificate")
+    settings = RpcapiSettings(tls_cert=str(file), tls_key=str(file))
+    with pytest.raises(SettingsError, match=r"^\[rpcapi\] tls_cert or tls_key cannot be used: .*tls\.pem"):
+        await serve(FastAPI(), settings, [], asyncio.Event())
 
 
 def test_the_token_is_read_from_a_file_and_never_shown(tmp_path: Path):

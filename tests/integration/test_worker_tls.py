@@ -107,7 +107,9 @@ def test_a_new_instance_is_given_its_certificates_and_its_server_says_so(authori
     assert ServerMark.parse(ServerMark("lab", "r", 0, "b").metadata()) == ServerMark("lab", "r", 0, "b")
 
 
-def test_certificates_are_read_again_when_they_change(authority: Authority, tmp_path: Path) -> None:
+def test_certificates_are_read_again_when_they_change_and_broken_ones_are_not_taken(
+    authority: Authority, stranger: Authority, tmp_path: Path
+) -> None:
     own = settings(authority, 5000)
     ca = tmp_path / "ca.pem"
     ca.write_bytes(authority.ca.read_bytes())
@@ -115,11 +117,15 @@ def test_certificates_are_read_again_when_they_change(authority: Authority, tmp_
     before = certificates.context()
     assert certificates.context() is before
     renewed = tmp_path / "renewed.pem"
-    renewed.write_bytes(authority.ca.read_bytes())
+    renewed.write_bytes(authority.ca.read_bytes() + stranger.ca.read_bytes())
     renewed.replace(ca)
     assert certificates.context() is not before
+    assert certificates.boot_files()[2]["content"] == ca.read_text()
+    kept, given = certificates.context(), certificates.boot_files()
+    Path(own.tls_key).write_bytes(Path(own.tls_appliance_key).read_bytes())
     ca.unlink()
-    assert certificates.context() is not None
+    assert certificates.context() is kept
+    assert certificates.boot_files() == given
 
 
 @pytest.mark.parametrize(
