@@ -20,7 +20,7 @@ SERVICES := health metadata notifier rpcapi scheduler worker
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-openstack chart bench lint format docs protos grpcurl install images clean
+.PHONY: help up demo down test test-openstack test-kubernetes chart bench lint format docs protos grpcurl install images clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ test: $(READY) $(GRPCURL) ## run all tests that this machine can run (root: also
 test-openstack: $(READY) ## a real OpenStack (../shared/openstack-rig) boots machines of namespaces; a day of a user, seen by packets (root)
 	@$(BIN)/python -m lab programs
 	@$(BIN)/pytest tests/openstack --timeout 1800
+
+test-kubernetes: $(READY) $(GRPCURL) ## a real Kubernetes (../shared/kubernetes): images, install, upgrades, rollback, uninstall under events (root)
+	@$(BIN)/python -m lab programs
+	@$(BIN)/python tests/chart/chart_clients.py
+	@$(BIN)/pytest tests/kubernetes --timeout 1800
 
 chart: $(READY) ## lint, render and validate helm/astara with both majors of helm, for Kubernetes 1.28 to 1.37
 	@$(BIN)/python tests/chart/chart_clients.py

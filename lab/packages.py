@@ -26,6 +26,20 @@ _TEST_PROGRAMS = {"jq": "jq", "mmdebstrap": "mmdebstrap", "mariadbd": "mariadb-s
 _IMAGE_PROGRAMS = {name: name for name in ("buildah", "catatonit", "debootstrap", "podman", "runc")}
 """What builds images, and runs them."""
 
+_CLUSTER_PROGRAMS = {
+    "conntrack": "conntrack",
+    "containerd": "containerd",
+    "curl": "curl",
+    "etcd": "etcd-server",
+    "iptables": "iptables",
+    "jq": "jq",
+    "nft": "nftables",
+    "openssl": "openssl",
+    "runc": "runc",
+    "/usr/lib/cni/bridge": "containernetworking-plugins",
+}
+"""What a Kubernetes of one node runs."""
+
 
 def has_rabbitmq() -> bool:
     """Whether a RabbitMQ server is installed."""
@@ -52,6 +66,11 @@ def ensure_test_programs() -> list[str]:
 def ensure_image_programs() -> list[str]:
     """Install what builds and runs images, as above; answers with what is still missing."""
     return _ensure("what images need", _IMAGE_PROGRAMS)
+
+
+def ensure_cluster_programs() -> list[str]:
+    """Install what a node of Kubernetes runs, as above; answers with what is still missing."""
+    return _ensure("what a cluster needs", _CLUSTER_PROGRAMS)
 
 
 def _ensure(what: str, programs: Mapping[str, str]) -> list[str]:

@@ -7,6 +7,7 @@ address it stands for the proxy of network geN, with the instance's address in X
 """
 
 import asyncio
+import ipaddress
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
@@ -45,6 +46,7 @@ class _Hosted:
         "networks",
         "seconds",
         "servers",
+        "session",
     )
 
     def __init__(self, appliance: Appliance, backend: RecordingBackend) -> None:
@@ -57,6 +59,19 @@ class _Hosted:
         self.fault: Fault = "none"
         self.seconds = 0.0
         self.healed: asyncio.Event | None = None
+        self.session: aiohttp.ClientSession | None = None
+
+    def forwards(self) -> MetadataForwarder:
+        """The forwarder, whose requests come from the management address, as those of a VM do."""
+        if self.forwarder is None:
+            boot = self.appliance.boot
+            version = ipaddress.ip_address(boot.orchestrator.addresses[0]).version if boot.orchestrator.addresses else 0
+            own = (one for one in boot.listen_addresses if ipaddress.ip_address(one).version == version)
+            address = next(own, None)
+            connector = aiohttp.TCPConnector(local_addr=(address, 0) if address else None)
+            self.session = aiohttp.ClientSession(connector=connector)
+            self.forwarder = MetadataForwarder(boot, self.session)
+        return self.forwarder
 
 
 class ApplianceHost:
@@ -73,7 +88,6 @@ class ApplianceHost:
         self._hosted: dict[str, _Hosted] = {}
         self._by_address: dict[Where, _Hosted] = {}
         self._runner: web.AppRunner | None = None
-        self._session: aiohttp.ClientSession | None = None
         self._setup = asyncio.Lock()
 
     async def start(self, boot_json: dict[str, Any], interfaces: list[dict[str, Any]]) -> None:
@@ -108,6 +122,8 @@ class ApplianceHost:
             hosted.healed.set()
         for where in list(hosted.servers):
             self._close(hosted, where)
+        if hosted.session is not None:
+            await hosted.session.close()
 
     async def plug(self, instance_id: str, mac: str, mtu: int) -> None:
         """An interface appears; KeyError for an unknown instance."""
@@ -147,8 +163,6 @@ class ApplianceHost:
         """Stop all appliances and release what they share."""
         for instance_id in list(self._hosted):
             await self.stop(instance_id)
-        if self._session is not None:
-            await self._session.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -229,14 +243,11 @@ class ApplianceHost:
         hosted.networks = wanted
 
     async def _forward_metadata(self, hosted: _Hosted, network_id: str, request: web.Request) -> web.Response:
-        if hosted.forwarder is None:
-            if self._session is None:
-                self._session = aiohttp.ClientSession()
-            hosted.forwarder = MetadataForwarder(hosted.appliance.boot, self._session)
         if (request.content_length or 0) > MAX_REQUEST:
             raise Problem(413, "The request is too large", f"At most {MAX_REQUEST} bytes are read.")
         source = request.headers.get(SOURCE_HEADER) or str(request.remote)
-        answer = await hosted.forwarder.forward(
+        forwarder = hosted.forwards()
+        answer = await forwarder.forward(
             MetadataRequest(
                 request.method,
                 request.raw_path,

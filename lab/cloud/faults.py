@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+_MOST_READ = 100_000
+
 Kind = Literal["error", "slow", "lost", "duplicate", "empty", "lost_role"]
 
 
@@ -112,14 +114,20 @@ class Faults:
 
 
 class Calls:
-    """How often each route was called, for benches that compare numbers of calls."""
+    """How often each route was called, and which single objects were read."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.read: dict[str, None] = {}
+        """Paths of single objects in the order of their first reading, the last `_MOST_READ`."""
 
-    def count(self, service: str, method: str, route: str) -> None:
-        """Note one call."""
+    def count(self, service: str, method: str, route: str, path: str = "") -> None:
+        """Note one call; `path` when it names a single object."""
         self.counts[service, method, route] += 1
+        if path and method == "GET":
+            self.read[path] = None
+            if len(self.read) > _MOST_READ:
+                del self.read[next(iter(self.read))]
 
     def total(self, *services: str) -> int:
         """All calls, or those to the named services."""
@@ -138,3 +146,4 @@ class Calls:
     def reset(self) -> None:
         """Start from nothing."""
         self.counts.clear()
+        self.read.clear()

@@ -178,7 +178,7 @@ class SimulatedCloud:
         try:
             route, variables = self._routes[service].find(request.method, path)
             if service != "lab":
-                self.calls.count(service, request.method, route.pattern)
+                self.calls.count(service, request.method, route.pattern, path if variables else "")
             _refuse(service, faults, route, context)
             call = Call(
                 request.method, path, request.headers, request.rel_url.raw_query_string, raw, self.urls[service],
@@ -221,6 +221,7 @@ class SimulatedCloud:
         routes.add("DELETE", "/lab/faults", self._clear_faults, public=True)
         routes.add("GET", "/lab/calls", lambda _: Reply(self.calls.to_json()), public=True)
         routes.add("DELETE", "/lab/calls", self._reset_calls, public=True)
+        routes.add("GET", "/lab/read", lambda _: Reply(list(self.calls.read)), public=True)
         routes.add("GET", "/lab/latency", lambda _: Reply(self.latency), public=True)
         routes.add("PUT", "/lab/latency", self._set_latency, public=True)
         routes.add("GET", "/lab/health", lambda _: Reply({"urls": self.urls}), public=True)

@@ -295,10 +295,12 @@ class Machine:
 
     def _moved(self, resource: ManagedResource, state: InstanceState) -> None:
         if state is not resource.state:
-            before = resource.state.value if resource.state else "unknown"
+            before, now = resource.state.value if resource.state else "unknown", state.value
             resource.state, resource.since = state, self._clock.wall()
-            _log.info("state", resource=resource.resource_id, before=before, now=state.value, run=resource.reconcile_id)
-            self._observer.happened(resource, "state", f"{before} to {state.value}")
+            # Nothing found where nothing was known is no news, and all that is ever said of a router of others.
+            if before != "unknown" or state is not InstanceState.DOWN:
+                _log.info("state", resource=resource.resource_id, before=before, now=now, run=resource.reconcile_id)
+                self._observer.happened(resource, "state", f"{before} to {now}")
         self._observer.changed(resource)
 
     def _come_back(self, resource: ManagedResource, hand: Inbox, delay: float) -> RunResult:

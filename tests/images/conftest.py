@@ -13,7 +13,7 @@ from containers import Containers
 
 from lab import packages
 
-CLUSTER_IMAGES = Path(__file__).parents[1] / "kubernetes" / "images.py"
+CLUSTER_IMAGES = Path(__file__).parents[1] / "kubernetes" / "cluster_images.py"
 
 
 def _load() -> ModuleType:

@@ -52,7 +52,7 @@ class Containers:
         """An image of the test cluster, built when it is missing."""
         (recipe,) = (one for one in self.cluster.RECIPES if one.name == name)
         with self.store.alone():
-            built: str = self.store.ensure(recipe)
+            built: str = self.store.ensure(recipe, self.store.base())
             return built
 
     def inspect(self, image: str) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import pytest
 from cluster_running import Cluster
 from mariadb_running import MISSING, MariaDb, installed, private_mariadb
 
+from lab import packages
+
 KIT = Path(__file__).resolve().parents[2].parent / "shared" / "kubernetes"
 _PROGRAMS = ("kube-apiserver",)
 
@@ -21,8 +23,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """An API server with its etcd, without controllers."""
     if not (KIT / "kube-api-up.sh").exists():
         pytest.fail(f"{KIT} is missing: a real Kubernetes is needed beside this checkout", pytrace=False)
-    if shutil.which("etcd") is None:
-        pytest.fail("etcd is not installed here: apt-get install etcd-server", pytrace=False)
+    assert packages.ensure_cluster_programs() == []
     programs, state = tmp_path_factory.mktemp("kubernetes"), tmp_path_factory.mktemp("cluster")
     with tarfile.open(next(KIT.glob("kubernetes-*.tar.xz"))) as archive:
         for name in _PROGRAMS:

@@ -4,7 +4,7 @@ An image is tagged with a hash of what it is made from: the files that its Docke
 What is there under its tag is never built again. Everything lies in one folder, image store included: $ASTARA_IMAGES,
 or /var/tmp/astara-images; `remove` takes it away. One process at a time works there, others wait.
 
-`python tests/kubernetes/images.py` prints the archive's path and the images in it.
+`python tests/kubernetes/cluster_images.py` prints the archive's path and the images in it.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class ClusterImages:
     names: Mapping[str, str]
     """Full names by short ones: those of `SERVICES`, `lab`, `rabbitmq`, `mariadb`, `pause`."""
     aliases: Mapping[str, Mapping[str, str]]
-    """The services' images once more under other tags, for upgrades that change nothing but the tag."""
+    """The services' images once more under other tags: the same, but for a scheduler with one more migration."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ RECIPES = (
         for name in ("rabbitmq", "mariadb")
     ),
 )
+
+_NEXT = _Recipe(
+    "astara-scheduler-next", ROOT / "tests/kubernetes/images/next/Dockerfile", ROOT / "tests/kubernetes/images/next"
+)
+"""The scheduler of the version after this one, made from this one's image."""
 
 
 class Store:
@@ -134,9 +139,8 @@ class Store:
             shutil.rmtree(self.home / "base")
         return image
 
-    def ensure(self, recipe: _Recipe) -> str:
+    def ensure(self, recipe: _Recipe, base: str) -> str:
         """One image of ours under the tag that says what it is made from."""
-        base = self.base()
         image = f"localhost/{recipe.name}:{recipe.key(base)}"
         if not self.has(image):
             self.run(
@@ -163,9 +167,11 @@ def ensure(store: Store | None = None, *, aliases: Sequence[str] = ()) -> Cluste
     """
     store = store or Store()
     with store.alone():
-        made = {recipe.name: store.ensure(recipe) for recipe in RECIPES}
+        base = store.base()
+        made = {recipe.name: store.ensure(recipe, base) for recipe in RECIPES}
+        later = {**made, "astara-scheduler": store.ensure(_NEXT, made["astara-scheduler"])}
         pause = store.ensure_pause()
-        tag = hashlib.sha256(" ".join((*made.values(), *aliases)).encode()).hexdigest()[:16]
+        tag = hashlib.sha256(" ".join((*later.values(), *aliases)).encode()).hexdigest()[:16]
         named = {_short(name): _tagged(name, tag) for name in made}
         further = {alias: {name: _tagged(f"astara-{name}", alias) for name in SERVICES} for alias in aliases}
         archive = store.home / f"images-{tag}.tar"
@@ -174,10 +180,10 @@ def ensure(store: Store | None = None, *, aliases: Sequence[str] = ()) -> Cluste
                 store.run("podman", "tag", image, named[_short(name)])
             for names in further.values():
                 for name, image in names.items():
-                    store.run("podman", "tag", made[f"astara-{name}"], image)
+                    store.run("podman", "tag", later[f"astara-{name}"], image)
             wanted = [*named.values(), *(one for names in further.values() for one in names.values())]
             _save(store, archive, [pause, *wanted])
-            _forget(store, [*made.values(), *wanted])
+            _forget(store, [*made.values(), *later.values(), *wanted])
         return ClusterImages(archive, tag, {**named, "pause": pause}, further)
 
 
@@ -199,7 +205,7 @@ def _save(store: Store, archive: Path, images: Sequence[str]) -> None:
 
 def _forget(store: Store, kept: Sequence[str]) -> None:
     """Remove our images under tags that no source has any longer."""
-    ours = {f"localhost/{recipe.name}" for recipe in RECIPES}
+    ours = {f"localhost/{recipe.name}" for recipe in (*RECIPES, _NEXT)}
     for name in store.run("podman", "images", "--format", "{{.Repository}}:{{.Tag}}").split():
         if name.rpartition(":")[0] in ours and name not in kept:
             store.run("podman", "rmi", name)
