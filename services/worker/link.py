@@ -96,14 +96,19 @@ class Link:
                 await reconnect_delay(min(attempt + 1, 10))
 
     async def drain(self, timeout: float) -> None:
-        """Ask for all shards to be taken away and wait until they are, at most `timeout` seconds."""
+        """Ask for all shards to be taken away and wait until they are, at most `timeout` seconds.
+
+        Without a scheduler that takes them no longer than the lease: then they are free by themselves.
+        """
         self._draining = True
         if not self._ownership.shards:
             return
         self._send(work.WorkRequest(drain=work.Drain()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._empty.wait()
+                while not await self._emptied(self._ownership.lease_remaining()):
+                    if self._ownership.lease_remaining() <= 0.0:
+                        return
                 for message in self._reporter.take():
                     self._send(message)
                 await self._outgoing.join()
@@ -111,6 +116,13 @@ class Link:
                     # A cancelled call may lose what the scheduler has not read: end it, and wait until it has.
                     await self._call.done_writing()
                     await self._ended.wait()
+
+    async def _emptied(self, seconds: float) -> bool:
+        """Whether all shards are taken away, after at most so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._empty.wait()
+        return self._empty.is_set()
 
     def _send(self, request: work.WorkRequest) -> None:
         self._outgoing.put_nowait(request)

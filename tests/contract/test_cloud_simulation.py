@@ -41,6 +41,16 @@ def test_an_error_fault_answers_its_status_as_often_as_it_was_told(simulation, a
     assert lab(simulation, "GET", "faults").json() == []
 
 
+def test_single_objects_that_were_read_are_remembered(simulation, astara):
+    network = simulation.network.networks.table.find("name", "astara-mgmt")[0]["id"]
+    lab(simulation, "DELETE", "calls")
+    astara.network.get("/networks")
+    assert lab(simulation, "GET", "read").json() == []
+    for _ in range(2):
+        astara.network.get(f"/networks/{network}")
+    assert lab(simulation, "GET", "read").json() == [f"/v2.0/networks/{network}"]
+
+
 def test_a_fault_that_makes_no_sense_is_refused(simulation):
     for fault in ({}, {"kind": "fire"}, {"kind": "error", "path": "("}, {"kind": "error", "unknown": 1}):
         assert lab(simulation, "POST", "faults", json=fault).status_code == 400

@@ -91,11 +91,19 @@ class Release:
 
     def __init__(self, node: Node, folder: Path, values: Json, token: str) -> None:
         self.node = node
-        self.values = values
+        self.values = self._former = values
         self.token = token
-        self._renderer = folder / "post-render"
-        self._renderer.write_text(f"#!/bin/sh\nexec {sys.executable} {ROOT / 'tests/kubernetes/post_render.py'}\n")
-        self._renderer.chmod(0o755)
+        self.helm = "helm3"
+        """Which major is used; both work on one release."""
+        renderer = folder / "post-render"
+        renderer.write_text(f"#!/bin/sh\nexec {sys.executable} {ROOT / 'tests/kubernetes/post_render.py'}\n")
+        renderer.chmod(0o755)
+        # helm 3 takes a program, helm 4 the name of a plugin.
+        (folder / "plugin.yaml").write_text(
+            "apiVersion: v1\ntype: postrenderer/v1\nname: rewrite\nversion: 0.1.0\nruntime: subprocess\n"
+            f"runtimeConfig: {{platformCommand: [{{command: {renderer}}}]}}\n"
+        )
+        self._renderers = {"helm3": str(renderer), "helm": "rewrite"}
         self._folder = folder
         self._session: requests.Session | None = None
         self._address = ""
@@ -113,16 +121,18 @@ class Release:
 
     def install(self) -> None:
         """`helm install --wait`."""
+        self._session = None
         self._deploy("install")
 
     def upgrade(self, changes: Json) -> None:
         """`helm upgrade --wait` with these values over the present ones."""
-        self.values = merged(self.values, changes)
+        self._former, self.values = self.values, merged(self.values, changes)
         self._deploy("upgrade")
 
     def rollback(self) -> None:
         """`helm rollback --wait` to the revision before."""
         self._helm("rollback", RELEASE, "--wait", f"--timeout={LIMIT}")
+        self.values = self._former
 
     def uninstall(self) -> None:
         """`helm uninstall --wait`."""
@@ -185,12 +195,15 @@ class Release:
         # This version's schemas are not those of the API server; `post_render.py` has put it right.
         self._helm(
             verb, RELEASE, str(CHART), "--values=-", "--wait", f"--timeout={LIMIT}",
-            "--disable-openapi-validation", f"--post-renderer={self._renderer}",
+            "--disable-openapi-validation", f"--post-renderer={self._renderers[self.helm]}",
             given=json.dumps(self.values),
         )  # fmt: skip
 
     def _helm(self, *arguments: str, given: str = "") -> str:
-        return self.node.run("helm3", *arguments, f"--namespace={NAMESPACE}", given=given, seconds=300)
+        plugins = "HELM_PLUGINS=" + (str(self._folder.parent) if self.helm == "helm" else "/nonexistent")
+        return self.node.run(
+            "env", plugins, self.helm, *arguments, f"--namespace={NAMESPACE}", given=given, seconds=300
+        )  # fmt: skip
 
 
 class _Named(requests.adapters.HTTPAdapter):

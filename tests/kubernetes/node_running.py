@@ -30,6 +30,7 @@ ADDRESS = "10.200.0.1"
 """The node's, as the rig chooses it."""
 PODS = "10.210.0.0/24"
 _NAMESPACE = "kubelab"
+_LOCK = Path("/run/astara-kubelab.lock")
 _UP_SECONDS = 240
 
 
@@ -107,7 +108,7 @@ class Node:
 def running(store: Store, archive: Path) -> Iterator[Node]:
     """A node with the images of `archive`; nothing of it is left afterwards."""
     state = store.home / "cluster"
-    with (store.home / "cluster.lock").open("w") as lock:
+    with _LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _take_down(state)
         programs = _unpack(store)

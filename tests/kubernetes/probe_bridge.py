@@ -4,6 +4,7 @@ import http.server
 import os
 import signal
 import sys
+import threading
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -30,5 +31,8 @@ class Bridge(http.server.BaseHTTPRequestHandler):
 
 
 # The first process of a container does not end by itself when it is asked to.
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-http.server.ThreadingHTTPServer(("", int(sys.argv[2])), Bridge).serve_forever()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+server = http.server.ThreadingHTTPServer(("", int(sys.argv[2])), Bridge)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+signal.sigwait({signal.SIGTERM})
+os._exit(0)
