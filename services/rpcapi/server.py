@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.common.certificates import CertificateFiles
 from services.rpcapi.settings import RpcapiSettings
@@ -25,6 +26,15 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the process."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Idle connections end at once: TLS would wait for the farewell of a client that does not listen."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpToolsProtocol):
+                answering = connection.cycle is not None and not connection.cycle.response_complete
+                if not answering and isinstance(connection.transport, asyncio.Transport):
+                    connection.transport.abort()
+        await super().shutdown(sockets)
 
 
 async def serve(app: ASGIApp, settings: RpcapiSettings, sockets: list[socket.socket], stop: asyncio.Event) -> None:

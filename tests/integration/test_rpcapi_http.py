@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import logging
 import socket
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import grpc
 import pytest
 from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import query_pb2
+from authority import Authority
 from fastapi import FastAPI
 from rpcapi_running import IMAGE, ROUTER, TENANT, TOKEN, Api, running
 
@@ -346,6 +349,27 @@ async def test_a_certificate_that_cannot_be_used_is_refused_at_the_start(tmp_pat
     settings = RpcapiSettings(tls_cert=str(file), tls_key=str(file))
     with pytest.raises(SettingsError, match=r"^\[rpcapi\] tls_cert or tls_key cannot be used: .*tls\.pem"):
         await serve(FastAPI(), settings, [], asyncio.Event())
+
+
+async def test_a_client_that_does_not_listen_holds_up_no_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    cert, key = Authority(tmp_path / "authority").issue("localhost")
+    app = FastAPI()
+    stop, listening = asyncio.Event(), socket.create_server(("127.0.0.1", 0))
+    address = listening.getsockname()
+    serving = asyncio.create_task(serve(app, RpcapiSettings(tls_cert=cert, tls_key=key), [listening], stop))
+
+    def ask() -> ssl.SSLSocket:
+        context = ssl.create_default_context(cafile=str(tmp_path / "authority" / "ca.pem"))
+        client = context.wrap_socket(socket.create_connection(address, 10), server_hostname="localhost")
+        client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(15) == b"HTTP/1.1 200 OK"
+        return client
+
+    client = await asyncio.to_thread(ask)
+    stop.set()
+    await serving
+    client.close()
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
 def test_the_token_is_read_from_a_file_and_never_shown(tmp_path: Path):
