@@ -3,19 +3,17 @@
 import os
 import shutil
 import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chart_clients import ensure as ensure_clients
 from cluster_running import Cluster
 from mariadb_running import MISSING, MariaDb, installed, private_mariadb
 
 from lab import packages
 
 KIT = Path(__file__).resolve().parents[2].parent / "shared" / "kubernetes"
-_PROGRAMS = ("kube-apiserver",)
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +23,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.fail(f"{KIT} is missing: a real Kubernetes is needed beside this checkout", pytrace=False)
     assert packages.ensure_cluster_programs() == []
     programs, state = tmp_path_factory.mktemp("kubernetes"), tmp_path_factory.mktemp("cluster")
-    with tarfile.open(next(KIT.glob("kubernetes-*.tar.xz"))) as archive:
-        for name in _PROGRAMS:
-            member = next(one for one in archive if Path(one.name).name == name)
-            member.name = name
-            archive.extract(member, programs, filter="data")
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:{Path(sys.executable).parent}"}
+    (archive,) = KIT.glob("kubernetes-*.tar.xz")
+    subprocess.run(("tar", "-xf", str(archive), "-C", str(programs), "kube-apiserver"), check=True, timeout=120)
+    environment = {**os.environ, "PATH": f"{ensure_clients().home / 'bin'}:{os.environ['PATH']}"}
     command = [str(KIT / "kube-api-up.sh"), str(programs), str(state)]
     try:
         subprocess.run(command, check=True, env=environment, timeout=120, stdout=subprocess.DEVNULL)
