@@ -99,7 +99,9 @@ class Release:
         renderer.write_text(f"#!/bin/sh\nexec {sys.executable} {ROOT / 'tests/kubernetes/post_render.py'}\n")
         renderer.chmod(0o755)
         # helm 3 takes a program, helm 4 the name of a plugin.
-        (folder / "plugin.yaml").write_text(
+        plugin = folder / "plugins" / "rewrite"
+        plugin.mkdir(parents=True)
+        (plugin / "plugin.yaml").write_text(
             "apiVersion: v1\ntype: postrenderer/v1\nname: rewrite\nversion: 0.1.0\nruntime: subprocess\n"
             f"runtimeConfig: {{platformCommand: [{{command: {renderer}}}]}}\n"
         )
@@ -200,7 +202,7 @@ class Release:
         )  # fmt: skip
 
     def _helm(self, *arguments: str, given: str = "") -> str:
-        plugins = "HELM_PLUGINS=" + (str(self._folder.parent) if self.helm == "helm" else "/nonexistent")
+        plugins = "HELM_PLUGINS=" + (str(self._folder / "plugins") if self.helm == "helm" else "/nonexistent")
         return self.node.run(
             "env", plugins, self.helm, *arguments, f"--namespace={NAMESPACE}", given=given, seconds=300
         )  # fmt: skip
