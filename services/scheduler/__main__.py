@@ -40,7 +40,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     # The address is bound before leadership is asked for: see election.py.
     server = RpcServer(settings[GrpcSettings], own.listen, SERVICES)
     metrics.serve(settings[MetricsSettings])
-    store = Store(Database(own.database, patience=own.leader_lease_seconds))
+    store = Store(Database(own.database, patience=own.leader_lease_seconds, replicas=own.replicas))
     async with _election(settings, store, clock, server.address) as election:
         replica = Replica(own, store, election, clock, lambda: str(uuid.uuid4()), server.set_serving)
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestServicer(replica), server.server)

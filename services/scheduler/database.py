@@ -36,8 +36,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 _CONNECT_SECONDS = 5
 _MIGRATE_SECONDS = 300.0
 _LOCK_SECONDS = 5
-# Errors of MariaDB that say "not now": too many connections, it shuts down, it cannot be reached, it is gone.
-_AWAY = (1040, 1053, 1927, 2002, 2003, 2006, 2013)
+# Errors of MariaDB that say "not now": too many connections, a node of Galera that is out of its cluster, it shuts
+# down, it cannot be reached, it is gone.
+_AWAY = (1040, 1047, 1053, 1927, 2002, 2003, 2006, 2013)
 
 
 class DatabaseAwayError(Exception):
@@ -47,10 +48,11 @@ class DatabaseAwayError(Exception):
 class Database:
     """An engine whose database has the schema that this version needs. Make it with `open`, end it with `close`."""
 
-    def __init__(self, url: str, *, patience: float, migrations: Path = MIGRATIONS) -> None:
+    def __init__(self, url: str, *, patience: float, replicas: int = 1, migrations: Path = MIGRATIONS) -> None:
         """`patience`: seconds that a transaction may stand still, and that one waits for another.
 
-        Raises SettingsError when `url` is none that SQLAlchemy reads, or of another kind than SQLite and MariaDB.
+        Raises SettingsError when `url` is none that SQLAlchemy reads, of another kind than SQLite and MariaDB, or
+        SQLite with several `replicas`.
         """
         try:
             self._url = make_url(url)
@@ -59,6 +61,11 @@ class Database:
         self._sqlite = self._url.get_backend_name() == "sqlite"
         if not self._sqlite and self._url.get_backend_name() not in ("mysql", "mariadb"):
             raise SettingsError(f"[scheduler] database: {self._url.drivername} is neither sqlite nor mysql+pymysql")
+        if self._sqlite and replicas > 1:
+            raise SettingsError(
+                f"[scheduler] database: {self._url.drivername} serves one replica only, and [scheduler] replicas is "
+                f"{replicas}: take MariaDB, mysql+pymysql://…, or one replica"
+            )
         self._patience = patience
         self._migrations = migrations
         self._lock: int | None = None
@@ -72,7 +79,7 @@ class Database:
         return self._engine
 
     def open(self) -> None:
-        """Connect and migrate. Raises DatabaseAwayError; SettingsError when this database cannot be used."""
+        """Connect and migrate; again, when it is open. DatabaseAwayError; SettingsError when it cannot be used."""
         where = self._url.render_as_string(hide_password=True)
         try:
             if self._sqlite:
@@ -83,7 +90,9 @@ class Database:
             if isinstance(error, sa.exc.DBAPIError) and _code(error) in _AWAY:
                 raise DatabaseAwayError(f"database {where}: {error.orig}") from error
             raise SettingsError(f"[scheduler] database {where} cannot be used: {error}") from error
-        self._engine = engine
+        former, self._engine = self._engine, engine
+        if former is not None:
+            former.dispose()
 
     def close(self) -> None:
         """Disconnect, and let another process have the file."""

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from services.common import logging
 from services.common.clock import Clock
 
+from .database import DatabaseAwayError
 from .election import ElectionError, LeaderElection
 from .leader import Leader
 from .settings import SchedulerSettings
@@ -76,16 +77,33 @@ class Replica:
     async def _stand_by(self) -> Term:
         said = ""
         while True:
-            why = "another replica leads"
             try:
-                if (term := await self._election.acquire()) is not None:
+                if (term := await self._acquire()) is not None:
                     return term
-            except (ElectionError, SQLAlchemyError) as error:
-                why = str(error)
-            if why != said:
-                log.info("standing by", reason=why)
-                said = why
+            except (ElectionError, DatabaseAwayError) as error:
+                if str(error) != said:
+                    log.warning("standing by", reason=str(error))
+                said = str(error)
+            else:
+                if said != "another":
+                    log.info("standing by", reason="another replica leads")
+                said = "another"
             await asyncio.sleep(self._election.interval())
+
+    async def _acquire(self) -> Term | None:
+        try:
+            return await self._election.acquire()
+        except SQLAlchemyError as error:
+            failed = str(error)
+        # It may have come back empty, or as an older backup has it. SettingsError, which ends the process, when it
+        # cannot be used any longer.
+        await self._store.open()
+        try:
+            term = await self._election.acquire()
+        except SQLAlchemyError as error:
+            raise DatabaseAwayError(str(error)) from error
+        log.warning("the database had to be opened anew", error=failed)
+        return term
 
     async def _lead(self, term: Term) -> None:
         # Renewed from the first moment: what the database keeps may take long to read.

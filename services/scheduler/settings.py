@@ -21,6 +21,9 @@ class SchedulerSettings:
         help="SQLAlchemy URL of the database, e.g. mysql+pymysql://astara@db/astara; SQLite serves one replica only",
         secret=True,
     )
+    replicas: int = option(
+        1, help="Schedulers that are run with this configuration; several are refused SQLite", minimum=0, maximum=100
+    )
     lease_seconds: float = option(5.0, help="Length of a worker's lease", minimum=0.2, maximum=300)
     leader_lease_seconds: float = option(
         6.0,

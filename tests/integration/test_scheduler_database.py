@@ -336,6 +336,11 @@ def test_a_database_that_is_away_is_told_from_one_that_refuses(mariadb: MariaDb)
         Database("postgresql://db/astara", patience=1.0)
 
 
+def test_sqlite_is_refused_to_several_replicas(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"replicas is 2: take MariaDB"):
+        Database(f"sqlite:///{tmp_path}/scheduler.db", patience=1.0, replicas=2)
+
+
 def test_two_processes_of_one_sqlite_file_exclude_each_other(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/scheduler.db"
     one, two = (Database(url, patience=1.0) for _ in range(2))

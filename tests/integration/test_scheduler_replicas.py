@@ -1,6 +1,7 @@
 """Several schedulers with one MariaDB, and what becomes of them when it fails."""
 
 import asyncio
+import contextlib
 import signal
 import sys
 import time
@@ -73,6 +74,32 @@ async def test_a_standby_takes_over_when_the_leader_goes_and_answers_unavailable
         await second.leading()
         assert (await second.query.GetShardMap(query_pb2.GetShardMapRequest())).term == term + 1
     await two.end()
+
+
+async def test_a_database_that_comes_back_empty_is_set_up_again(tmp_path: Path, mariadb: MariaDb) -> None:
+    url = mariadb.new_database()
+    one = SchedulerHere(tmp_path, database=url)
+    await one.start()
+    async with Client(one.address) as client:
+        await client.leading()
+        term = (await client.query.GetShardMap(query_pb2.GetShardMapRequest())).term
+        name = sa.make_url(url).database
+        with mariadb.admin() as connection:
+            connection.execute(sa.text(f"DROP DATABASE {name}"))
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+
+        engine = sa.create_engine(url)
+
+        def again() -> bool:
+            with contextlib.suppress(sa.exc.SQLAlchemyError), engine.connect() as connection:
+                # Appliances refuse a leader whose term is lower than one that they have seen.
+                return int(connection.execute(sa.select(leader.c.term)).scalar_one()) >= term
+            return False
+
+        await until(again)
+        engine.dispose()
+        await client.leading()
+    await one.end()
 
 
 async def test_a_deposed_leader_writes_nothing_and_stands_by(tmp_path: Path, database: str) -> None:
