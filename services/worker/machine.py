@@ -297,10 +297,11 @@ class Machine:
         if state is not resource.state:
             before, now = resource.state.value if resource.state else "unknown", state.value
             resource.state, resource.since = state, self._clock.wall()
-            # Nothing found where nothing was known is no news, and all that is ever said of a router of others.
-            if before != "unknown" or state is not InstanceState.DOWN:
-                _log.info("state", resource=resource.resource_id, before=before, now=now, run=resource.reconcile_id)
-                self._observer.happened(resource, "state", f"{before} to {now}")
+            if before == "unknown" and state is InstanceState.DOWN:
+                # Nothing found where nothing was known is no news, and of a router of others it is all that there is.
+                return
+            _log.info("state", resource=resource.resource_id, before=before, now=now, run=resource.reconcile_id)
+            self._observer.happened(resource, "state", f"{before} to {now}")
         self._observer.changed(resource)
 
     def _come_back(self, resource: ManagedResource, hand: Inbox, delay: float) -> RunResult:

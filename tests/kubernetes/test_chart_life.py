@@ -104,9 +104,10 @@ class Life:
         assert self.servers() == servers
 
     def attached(self) -> set[int]:
-        """How many internal networks the routers' appliances have."""
-        found = self.release.api("resources")["resources"]
-        return {sum(one["role"] == "internal" for one in each["attachments"]) for each in found}
+        """How many internal networks the routers' appliances have; 0 among them while one of them is not known."""
+        found = {one["resource_id"]: one["attachments"] for one in self.release.api("resources")["resources"]}
+        ours = (found.get(router, ()) for router in self.routers.values())
+        return {sum(one["role"] == "internal" for one in attachments) for attachments in ours}
 
     def restarts(self) -> dict[str, int]:
         """Pods of the release whose containers ended and were started again."""
