@@ -53,7 +53,12 @@ def _impatient(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("leads", "ready", "expected"),
-    [(True, 200, "ok"), (False, 200, "0 replicas of the scheduler lead"), (True, 503, "HTTP Error 503")],
+    [
+        (True, 200, "ok"),
+        (False, 200, "0 replicas of the scheduler lead"),
+        (False, 503, "0 replicas of the scheduler lead"),
+        (True, 503, "HTTP Error 503"),
+    ],
 )
 async def test_the_check_says_what_is_wrong(tmp_path: Path, leads: bool, ready: int, expected: str) -> None:
     server = RpcServer(GrpcSettings(health_listen="127.0.0.1:0"), "127.0.0.1:0", (_LEADERS_SERVICE,))

@@ -83,6 +83,15 @@ def test_the_classes_here_are_those_that_the_services_name(service: str) -> None
     assert {CommonSettings, *main.SETTINGS} == set(CLASSES[service])
 
 
+OF_THE_CHART = {
+    ("DEFAULT", "host"), ("worker", "name"), ("metrics", "port"), ("grpc", "health_listen"), ("rpcapi", "port"),
+    ("rpcapi", "grpc_listen"), ("metadata", "port"), ("metadata", "grpc_listen"), ("scheduler", "listen"),
+    ("scheduler", "replicas"), ("scheduler", "election"), ("scheduler", "lease_name"), ("notifier", "listen"),
+    ("health", "listen"), ("worker", "listen"), ("metrics", "address"), ("rpcapi", "listen"), ("metadata", "listen"),
+}  # fmt: skip
+"""What pods must not be told: the chart's Services, probes, roles and policies stand on it. Refused, see there."""
+
+
 def _some_value(field: "dataclasses.Field[Any]") -> Any:
     """A value that is allowed and is not the default."""
     known = field.metadata
@@ -106,7 +115,7 @@ def test_every_option_reaches_its_service(
 ) -> None:
     wanted: dict[str, dict[str, Any]] = {}
     for owner, group, field in OPTIONS:
-        refused = field.metadata["secret"] or (group, field.name) in {("DEFAULT", "host"), ("worker", "name")}
+        refused = field.metadata["secret"] or (group, field.name) in OF_THE_CHART
         if owner == service and not refused:
             wanted.setdefault(group, {})[field.name] = _some_value(field)
     wanted["DEFAULT"]["deployment"] = "other"
@@ -156,12 +165,10 @@ def test_a_misspelt_option_stops_the_service(
 
 
 def test_a_services_own_options_come_on_top_and_are_its_alone(render_values: Callable[[Any], Rendering]) -> None:
-    values = merged(
-        MINIMAL, at("conf.metrics.port", 9200), at("worker.conf.metrics.port", 0), at("conf.DEFAULT.log_level", "debug")
-    )
+    values = merged(MINIMAL, at("conf.DEFAULT.log_level", "debug"), at("worker.conf.DEFAULT.log_level", "error"))
     rendering = render_values(values)
-    assert "port = 0\n" in rendering.configuration("worker")
-    assert "port = 9200\n" in rendering.configuration("health")
+    assert "log_level = error\n" in rendering.configuration("worker")
+    assert "log_level = debug\n" in rendering.configuration("health")
     assert "[worker]" not in rendering.configuration("health")
 
 
@@ -285,6 +292,18 @@ def test_urls_are_built_from_endpoints_in_openstack_helms_form(rendered: Callabl
     assert "nova_metadata_url = http://nova-metadata.openstack.svc.cluster.local:8775\n" in rendering.configuration(
         "metadata"
     )
+
+
+def test_a_path_needs_no_slash_and_the_number_of_schedulers_is_told(render_values: Callable[[Any], Rendering]) -> None:
+    rendering = render_values(merged(MINIMAL, at("endpoints.identity.path.default", "v3"), at("scheduler.replicas", 3)))
+    assert rendering.environment("worker")["OS_OPENSTACK__AUTH_URL"].endswith(":5000/v3")
+    assert "\nreplicas = 3\n" in rendering.configuration("scheduler")
+    assert "replicas" not in rendering.configuration("worker")
+
+
+def test_users_of_openstack_helm_beside_astara_are_ignored(render_values: Callable[[Any], Rendering]) -> None:
+    admin = at("secrets", {"identity": {"admin": "keystone-admin"}, "oslo_messaging": {"admin": "rabbitmq-admin"}})
+    assert "keystone-admin" not in str(render_values(merged(MINIMAL, admin)).documents)
 
 
 def test_urls_of_hosts_outside_are_what_was_said(rendered: Callable[..., Rendering]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from chart_clients import Clients
 from chart_rendering import CHART, Rendering, run_helm
-from chart_values import CASES
+from chart_values import CASES, EVERYTHING, at, merged
 
 VERSIONS = [f"1.{minor}" for minor in range(28, 38)]
 _VALIDATOR = Path(__file__).parent / "chart_schemas.py"
@@ -96,6 +96,25 @@ def test_names_follow_release_and_overrides(clients: Clients) -> None:
     assert name("east") == "east-astara-database"
     assert name("east", fullnameOverride="mine") == "mine-database"
     assert name("e" * 53) == "e" * 40 + "-database"
+
+
+@pytest.mark.parametrize("name", ["1234", "true", "null"])
+def test_names_that_look_like_other_things_stay_names(clients: Clients, name: str) -> None:
+    values = merged(EVERYTHING, at("nameOverride", name), at("rpcapi.ingress.host", "*.example.org"))
+    text = run_helm(clients.helms["helm"], "template", name, str(CHART), "--namespace", name, values=values)
+    for document in yaml.safe_load_all(text):
+        assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == name
+        assert isinstance(document["metadata"]["name"], str)
+        _no_other_things(document)
+
+
+def _no_other_things(part: Any, name: str = "") -> None:
+    """Labels and names are text, wherever they stand."""
+    for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+        if name in ("labels", "matchLabels") or key in ("name", "namespace", "secretName"):
+            assert isinstance(value, str), (key, value)
+        if isinstance(value, dict | list):
+            _no_other_things(value, str(key))
 
 
 def test_every_object_says_whose_it_is(rendered: Callable[..., Rendering]) -> None:

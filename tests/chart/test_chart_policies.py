@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from chart_rendering import Json, Rendering
-from chart_values import CASES, SERVICES
+from chart_values import CASES, MINIMAL, SERVICES, at, merged
 
 Arrow = tuple[str, str, str]
 """Who, whom, on which port."""
@@ -138,6 +138,11 @@ def test_options_add_their_arrows_only(rendered: Callable[..., Rendering]) -> No
     assert _arrows(rendering, "ingress") == _expected_in(
         {("edge", "rpcapi", "TCP/44250"), ("ipBlock 198.51.100.0/24", "metadata", "TCP/9697")}
     )
+
+
+def test_the_workers_policy_follows_the_port_that_they_call(render_values: Callable[[Any], Rendering]) -> None:
+    rendering = render_values(merged(MINIMAL, at("worker.conf.appliance.port", 6000)))
+    assert ("worker", _MANAGEMENT, "TCP/6000") in _arrows(rendering, "egress")
 
 
 def test_a_database_in_a_file_is_called_by_nobody(rendered: Callable[..., Rendering]) -> None:

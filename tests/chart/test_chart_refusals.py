@@ -45,6 +45,29 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "a database in conf": (at("conf.scheduler.database", "x"), "conf.scheduler.database is a secret"),
     "one name for all pods": (at("conf.DEFAULT.host", "x"), "conf.DEFAULT.host would give all pods one name"),
     "one name for all workers": (at("worker.conf.worker.name", "x"), "would give all workers one name"),
+    "a port of pods": (at("conf.metrics.port", 9200), "conf.metrics.port is set by the chart"),
+    "a port of one service's pods": (
+        at("rpcapi.conf.rpcapi.port", 8080),
+        "rpcapi.conf.rpcapi.port is set by the chart",
+    ),
+    "an election in conf": (at("conf.scheduler.election", "kubernetes"), "conf.scheduler.election is set by the chart"),
+    "a count in conf": (at("conf.scheduler.replicas", 1), "conf.scheduler.replicas is set by the chart"),
+    "a file instead of MariaDB": (at("endpoints.oslo_db.scheme", "sqlite"), "oslo_db.scheme sqlite is none of MariaDB"),
+    "a port in a host": (
+        at("endpoints.network.host_fqdn_override.default", "neutron.example.org:9696"),
+        "neutron.example.org:9696 is no host: its port belongs into endpoints.network.port.",
+    ),
+    "a port at an address": (
+        at("endpoints.oslo_messaging.host_fqdn_override.default", "192.0.2.1,192.0.2.2:5673"),
+        "192.0.2.2:5673 is no host: its port belongs into endpoints.oslo_messaging.port.",
+    ),
+    "a label that finds pods": (
+        at("pod.labels", {"app.kubernetes.io/component": "x"}),
+        "pod.labels: app.kubernetes.io/component is the chart's",
+    ),
+    "no worker": (at("worker", None), "worker"),
+    "nothing about TLS": (at("tls", None), "tls"),
+    "nothing about the Ingress": (at("rpcapi.ingress", None), "ingress"),
     "an open API": (at("conf.rpcapi.auth", "none"), "conf.rpcapi.auth none is for loopback addresses only"),
     "plain text without saying so": (at("tls.mode", "disabled"), "say tls.allowPlaintext true if a mesh encrypts"),
     "plain text with certificates": (at("tls.allowPlaintext", True), "tls.allowPlaintext contradicts tls.mode"),
@@ -79,6 +102,37 @@ REFUSED: dict[str, tuple[Values, str]] = {
         at("rpcapi.ingress", {"enabled": True, "host": "a.example.org"}),
         "networkPolicy.peers.operators must name the ingress controller's pods",
     ),
+    "another port of metrics": (at("conf.metrics.port", 9200), "conf.metrics.port is set by the chart"),
+    "another port of rpcapi": (at("conf.rpcapi.port", 1), "conf.rpcapi.port is set by the chart"),
+    "another port of metadata": (at("metadata.conf.metadata.port", 1), "metadata.conf.metadata.port is set by"),
+    "another address of the scheduler": (at("conf.scheduler.listen", "[::]:1"), "conf.scheduler.listen is set by"),
+    "other probes": (at("worker.conf.grpc.health_listen", "[::]:1"), "worker.conf.grpc.health_listen is set by"),
+    "another number of schedulers": (at("conf.scheduler.replicas", 1), "conf.scheduler.replicas is set by the chart"),
+    "another election": (
+        at("scheduler.conf.scheduler.election", "kubernetes"),
+        "scheduler.conf.scheduler.election is set by",
+    ),
+    "a port with the host": (
+        at("endpoints.network.host_fqdn_override.default", "neutron.example.org:9696"),
+        "endpoints.network.host_fqdn_override neutron.example.org:9696 is no host: its port belongs into",
+    ),
+    "a port with the address": (
+        at("endpoints.oslo_messaging.host_fqdn_override.default", "10.0.0.1,10.0.0.2:5673"),
+        "10.0.0.2:5673 is no host: its port belongs into endpoints.oslo_messaging.port.",
+    ),
+    "a port with an IPv6 address": (
+        at("endpoints.oslo_db.host_fqdn_override.default", "[2001:db8::1]:3306"),
+        "its port belongs into endpoints.oslo_db.port.",
+    ),
+    "a file for a database": (
+        at("endpoints.oslo_db.scheme", "sqlite+pysqlite"),
+        "endpoints.oslo_db.scheme sqlite+pysqlite is none of MariaDB",
+    ),
+    "a label that selects": (at("labels", {"app.kubernetes.io/name": "x"}), "labels: app.kubernetes.io/name is the"),
+    "a pod's label that selects": (
+        at("worker.labels", {"app.kubernetes.io/component": "x"}),
+        "worker.labels: app.kubernetes.io/component is the chart's own",
+    ),
     "an update that cannot begin": (at("worker.maxSurge", 0), "worker: maxSurge and maxUnavailable are both 0"),
 }
 
@@ -98,6 +152,15 @@ WRONG: dict[str, Values] = {
     "a peer that allows everybody": at("networkPolicy.peers.operators", [{}]),
     "nobody who resolves names": at("networkPolicy.peers.dns", []),
     "a family that is none": at("ipFamilies", ["IPv5"]),
+    "a prefix that is too long": at("managementCIDRs", ["10.0.0.0/33"]),
+    "an octet that is too large": at("managementCIDRs", ["10.0.256.0/24"]),
+    "an IPv6 prefix that is too long": at("networkPolicy.nodeCIDRs", ["fdca::/129"]),
+    "a load balancer's address that is none": at("metadata.service.loadBalancerIP", "metadata.example.org"),
+    "a scheme that is none": at("endpoints.identity.scheme.default", "ftp"),
+    "an empty key": at("secretKeys.identity.username", ""),
+    "a name that no object can have": at("fullnameOverride", "Astara_East"),
+    "a Secret's name that is none": at("secrets.rpcapi.astara", "Astara Token"),
+    "an option of two lines": at("conf.worker.max_running", "1\nname = x"),
 }
 
 
@@ -113,6 +176,23 @@ def test_a_contradiction_is_refused_in_a_sentence(render_values: Callable[[Any],
 def test_the_schema_refuses(render_values: Callable[[Any], Rendering], mistake: str) -> None:
     with pytest.raises(RefusedError, match="values don't meet the specifications of the schema"):
         render_values(merged(MINIMAL, WRONG[mistake]))
+
+
+NEEDED = (
+    *SERVICES, "tls", "secrets", "database", "pod", "cloudCA", "applianceTLS", "images", "images.tags",
+    "rpcapi.ingress",
+    "networkPolicy", "networkPolicy.peers", "conf", "endpoints", "endpoints.oslo_db", "endpoints.oslo_db.auth",
+    "metadata.service", "serviceMonitor", "secretKeys", "secretKeys.oslo_db", "credentials", "managementCIDRs",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_value_that_is_needed_cannot_be_nothing(render_values: Callable[[Any], Rendering], name: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        render_values(merged(MINIMAL, at(name, None)))
+    said = str(refused.value)
+    assert "values don't meet the specifications of the schema" in said
+    assert name.rpartition(".")[2] in said
 
 
 def test_everything_that_is_missing_is_said_at_once(render_values: Callable[[Any], Rendering]) -> None:

@@ -54,16 +54,23 @@ def main(url: str, scheduler: str) -> int:
     name, _, port = scheduler.rpartition(":")
     deadline = time.monotonic() + LIMIT_SECONDS
     while True:
+        troubles = []
         try:
             check_http(url)
-            found = leaders(name, port)
-            trouble = "" if len(found) == 1 else f"{len(found)} replicas of the scheduler lead"
         except OSError as error:
-            trouble = f"{url}: {error}"
-        if not trouble:
+            troubles.append(f"{url}: {error}")
+        # Also when rpcapi is not ready: a scheduler that does not lead is why.
+        try:
+            found = leaders(name, port)
+        except socket.gaierror:
+            # A headless Service without pods has no address.
+            found = []
+        if len(found) != 1:
+            troubles.append(f"{len(found)} replicas of the scheduler lead")
+        if not troubles:
             print("ok", flush=True)
             return 0
-        print(trouble, flush=True)
+        print("\n".join(troubles), flush=True)
         if time.monotonic() > deadline:
             return 1
         time.sleep(PAUSE_SECONDS)

@@ -34,6 +34,7 @@ DEFAULT grpc metrics {{ . }}
 {{- $appliance := dict -}}
 {{- $router := dict -}}
 {{- if eq .name "scheduler" -}}
+{{- $_ := set $own "replicas" $root.Values.scheduler.replicas -}}
 {{- if eq $root.Values.election "kubernetes" -}}
 {{- $_ := merge $own (dict "election" "kubernetes" "lease_name" (include "astara.leaseName" $root)) -}}
 {{- end -}}

@@ -45,7 +45,12 @@
 
 {{- define "astara.authUrl" -}}
 {{- $endpoint := .Values.endpoints.identity -}}
-{{- include "astara.baseUrl" (dict "root" . "name" "identity") }}{{ include "astara.pick" $endpoint.path -}}
+{{- include "astara.baseUrl" (dict "root" . "name" "identity") }}{{ include "astara.urlPath" $endpoint.path -}}
+{{- end -}}
+
+{{/* A path as it stands in a URL: with a slash before it, or nothing. */}}
+{{- define "astara.urlPath" -}}
+{{- with include "astara.pick" . -}}/{{ trimPrefix "/" . }}{{- end -}}
 {{- end -}}
 
 {{- define "astara.login" -}}
@@ -56,7 +61,7 @@
 {{- $endpoint := .Values.endpoints.oslo_db -}}
 {{- $host := include "astara.urlHost" (include "astara.endpointHost" (dict "root" . "name" "oslo_db")) -}}
 {{- $port := include "astara.endpointPort" (dict "root" . "name" "oslo_db") -}}
-{{- printf "%s://%s@%s:%s%s" (include "astara.pick" $endpoint.scheme) (include "astara.login" $endpoint.auth.astara) $host $port (include "astara.pick" $endpoint.path) -}}
+{{- printf "%s://%s@%s:%s%s" (include "astara.pick" $endpoint.scheme) (include "astara.login" $endpoint.auth.astara) $host $port (include "astara.urlPath" $endpoint.path) -}}
 {{- with $endpoint.query -}}?{{ . }}{{- end -}}
 {{- end -}}
 
@@ -76,5 +81,5 @@
 {{- $nodes = append $nodes (printf "%s@%s:%s" $login (include "astara.urlHost" (trim .)) $port) -}}
 {{- end -}}
 {{- end -}}
-{{- printf "%s://%s%s" (include "astara.pick" $endpoint.scheme) (join "," $nodes) (include "astara.pick" $endpoint.path) -}}
+{{- printf "%s://%s%s" (include "astara.pick" $endpoint.scheme) (join "," $nodes) (include "astara.urlPath" $endpoint.path) -}}
 {{- end -}}

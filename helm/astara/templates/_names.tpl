@@ -21,8 +21,8 @@
 
 {{/* Labels that never change: what selectors use. Argument: the root. */}}
 {{- define "astara.selector" -}}
-app.kubernetes.io/name: {{ include "astara.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "astara.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* Argument: (dict "root" $ "name" component). */}}

@@ -32,8 +32,8 @@
 {{- if $host -}}
 {{- include "astara.blocks" (include "astara.addresses" $host | fromJsonArray) -}}
 {{- else -}}
-- namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ $endpoint.namespace | default .root.Release.Namespace }}}}
-  podSelector: {matchLabels: {application: {{ $endpoint.name | default (include "astara.pick" $endpoint.hosts) }}}}
+- namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ $endpoint.namespace | default .root.Release.Namespace | quote }}}}
+  podSelector: {matchLabels: {application: {{ $endpoint.name | default (include "astara.pick" $endpoint.hosts) | quote }}}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -67,10 +67,10 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with $service.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ quote . }}
   {{- end }}
   {{- with $service.runtimeClassName }}
-  runtimeClassName: {{ . }}
+  runtimeClassName: {{ quote . }}
   {{- end }}
   {{- with $service.nodeSelector }}
   nodeSelector:
@@ -160,23 +160,23 @@ spec:
       emptyDir: {sizeLimit: 64Mi}
     {{- if $tls }}
     - name: tls
-      secret: {secretName: {{ include "astara.tlsSecret" . }}, defaultMode: 0440}
+      secret: {secretName: {{ include "astara.tlsSecret" . | quote }}, defaultMode: 0440}
     {{- end }}
     {{- if include "astara.mountsCloudCA" . }}
     - name: cloud-ca
-      secret: {secretName: {{ $root.Values.cloudCA.secret }}, items: [{key: {{ $root.Values.cloudCA.key | quote }}, path: ca.crt}]}
+      secret: {secretName: {{ quote $root.Values.cloudCA.secret }}, items: [{key: {{ $root.Values.cloudCA.key | quote }}, path: ca.crt}]}
     {{- end }}
     {{- if and (eq $name "worker") $root.Values.applianceTLS.secret }}
     - name: appliance-tls
-      secret: {secretName: {{ $root.Values.applianceTLS.secret }}, defaultMode: 0440}
+      secret: {secretName: {{ quote $root.Values.applianceTLS.secret }}, defaultMode: 0440}
     {{- end }}
     {{- if eq $name "rpcapi" }}
     - name: token
-      secret: {secretName: {{ include "astara.secretName" (dict "root" $root "name" "rpcapi") }}, defaultMode: 0440, items: [{key: {{ $root.Values.secretKeys.rpcapi }}, path: token}]}
+      secret: {secretName: {{ include "astara.secretName" (dict "root" $root "name" "rpcapi") | quote }}, defaultMode: 0440, items: [{key: {{ quote $root.Values.secretKeys.rpcapi }}, path: token}]}
     {{- end }}
     {{- if and (eq $name "scheduler") (eq $root.Values.database.type "sqlite") }}
     - name: database
-      persistentVolumeClaim: {claimName: {{ $root.Values.database.sqlite.existingClaim | default (printf "%s-database" $fullname) }}}
+      persistentVolumeClaim: {claimName: {{ $root.Values.database.sqlite.existingClaim | default (printf "%s-database" $fullname) | quote }}}
     {{- end }}
     {{- with $service.extraVolumes }}
     {{- toYaml . | nindent 4 }}

@@ -60,6 +60,13 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- range $section, $options := dict "metrics" (list "port" "address") "grpc" (list "health_listen") "rpcapi" (list "port" "listen" "grpc_listen") "metadata" (list "port" "listen" "grpc_listen") "scheduler" (list "listen" "replicas" "election" "lease_name") "notifier" (list "listen") "health" (list "listen") "worker" (list "listen") -}}
+{{- range $option := $options -}}
+{{- if hasKey (index $sections $section | default dict) $option -}}
+{{- $said = append $said (printf "%s.%s.%s is set by the chart, whose Services, probes, roles and policies stand on it: leave it out (election and replicas have values of their own)." $place $section $option) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if hasKey ($sections.DEFAULT | default dict) "host" -}}
 {{- $said = append $said (printf "%s.DEFAULT.host would give all pods one name: leave it out, a pod's name is its host's." $place) -}}
 {{- end -}}
@@ -68,6 +75,28 @@
 {{- end -}}
 {{- if eq (($sections.rpcapi | default dict).auth | default "") "none" -}}
 {{- $said = append $said (printf "%s.rpcapi.auth none is for loopback addresses only, and pods are reached from others." $place) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq $values.database.type "mariadb") (not (regexMatch "^(mysql|mariadb)([+][a-z]+)?$" (include "astara.pick" $values.endpoints.oslo_db.scheme))) -}}
+{{- $said = append $said (printf "endpoints.oslo_db.scheme %s is none of MariaDB, such as mysql+pymysql; for a file set database.type sqlite." (include "astara.pick" $values.endpoints.oslo_db.scheme)) -}}
+{{- end -}}
+{{- range $name := list "identity" "network" "compute" "image" "compute_metadata" "oslo_messaging" "oslo_db" -}}
+{{- range $host := splitList "," (include "astara.pick" (index $values.endpoints $name).host_fqdn_override) -}}
+{{- $bare := trim $host | trimPrefix "[" | trimSuffix "]" -}}
+{{- if and (contains ":" $bare) (not (regexMatch "^[0-9a-fA-F]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*$" $bare)) -}}
+{{- $said = append $said (printf "endpoints.%s.host_fqdn_override %s is no host: its port belongs into endpoints.%s.port." $name $bare $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $labelled := dict "labels" $values.labels "pod.labels" $values.pod.labels -}}
+{{- range $name := splitList " " (include "astara.services" .) -}}
+{{- $_ := set $labelled (printf "%s.labels" $name) ((index $values $name).labels | default dict) -}}
+{{- end -}}
+{{- range $place, $labels := $labelled -}}
+{{- range $label := list "name" "instance" "component" "part-of" "version" "managed-by" -}}
+{{- if hasKey ($labels | default dict) (printf "app.kubernetes.io/%s" $label) -}}
+{{- $said = append $said (printf "%s: app.kubernetes.io/%s is the chart's own, by which it finds its pods." $place $label) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $tls := $values.tls -}}

@@ -50,12 +50,12 @@
 {{- range $option, $key := $keys -}}
 {{- if $key }}
 - name: OS_OPENSTACK__{{ upper $option }}
-  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ $key }}}}
+  valueFrom: {secretKeyRef: {name: {{ quote $secret }}, key: {{ quote $key }}}}
 {{- end -}}
 {{- end -}}
 {{- else if hasKey $options $kind }}
 - name: OS_{{ index $options $kind }}
-  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ $keys }}}}
+  valueFrom: {secretKeyRef: {name: {{ quote $secret }}, key: {{ quote $keys }}}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
