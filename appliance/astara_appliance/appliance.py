@@ -208,13 +208,14 @@ class Appliance:
                 if not failure.restored:
                     await self._remember(replace(self._remembered, digest=None))
                 raise
+            # All that it names is plugged, whatever the former configuration missed.
+            self._is_complete = True
             try:
                 await self._remember(replace(self._remembered, configuration=text, digest=digest))
             except OSError:
                 self._remembered = replace(self._remembered, digest=None)
                 self._refresh()
                 raise
-            self._is_complete = True
             if changed and self._on_configured is not None:
                 await self._on_configured()
             return Pushed(changed, text, digest, self._remembered.epoch)

@@ -411,6 +411,16 @@ async def test_a_plugged_interface_gets_the_next_name_and_keeps_it_when_it_comes
         assert (await agent.status())["interfaces"]["fa:00:00:00:00:04"] == "ge3"
 
 
+async def test_a_push_that_no_longer_names_an_unplugged_interface_is_told_by_its_digest(tmp_path):
+    async with serve(tmp_path) as agent:
+        await agent.push({"networks": [INTERNAL]}, digest="v1:a")
+        agent.backend.unplug(INTERNAL["interface"]["lladdr"])
+        await agent.app[APPLIANCE].links_changed()
+        assert (await agent.status())["digest"] is None
+        await agent.push({"networks": []}, digest="v1:b")
+        assert (await agent.status())["digest"] == "v1:b"
+
+
 async def test_an_interface_is_found_by_its_mac_whatever_name_was_sent(agent):
     misnamed = {**INTERNAL, "interface": {**INTERNAL["interface"], "ifname": "eth7"}}
     await agent.push({"networks": [misnamed]})

@@ -242,15 +242,15 @@ async def test_a_machine_that_is_booted_again_is_what_it_was_before_anybody_push
 
 async def test_an_operator_can_show_what_runs_and_check_what_would(booted: Booted) -> None:
     document = everything(booted)
-    booted.run("tee", "/root/wanted.json", given=json.dumps({"configuration": document}))
-    booted.run(COMMAND, "check", "/root/wanted.json")
+    booted.run("tee", "/etc/astara/wanted.json", given=json.dumps({"configuration": document}))
+    booted.run(COMMAND, "check", "/etc/astara/wanted.json")
     await booted.push(document, "v1:shown")
     told = booted.run(COMMAND, "show").stdout
     for words in ("v1:shown", f"{INSIDE}/24", f"0.0.0.0/0 via {GATEWAY} on ge1", "dnsmasq", "bird"):
         assert words in told
     assert TOKEN not in told
     document["networks"][0]["interface"]["mtu"] = "large"
-    booted.run("tee", "/root/wrong.json", given=json.dumps(document))
-    refused = booted.run(COMMAND, "check", "/root/wrong.json", check=False)
+    booted.run("tee", "/etc/astara/wrong.json", given=json.dumps(document))
+    refused = booted.run(COMMAND, "check", "/etc/astara/wrong.json", check=False)
     assert refused.returncode == 1
     assert "networks[0].interface.mtu" in refused.stderr
