@@ -4,6 +4,8 @@ It is made of parts that know nothing of each other; each part is a module with 
 loads the plugin.
 """
 
+from typing import ClassVar
+
 from neutron_lib.services import base
 
 from . import options  # noqa: F401 - registers them
@@ -12,7 +14,7 @@ from . import options  # noqa: F401 - registers them
 class AstaraPlugin(base.ServicePluginBase):
     """Extensions and callbacks for the orchestrator."""
 
-    supported_extension_aliases: list[str] = []
+    supported_extension_aliases: ClassVar[list[str]] = []
 
     @classmethod
     def get_plugin_type(cls) -> str:
