@@ -91,6 +91,7 @@ class Workbench:
         self,
         options: CloudOptions | None = None,
         *,
+        cloud: dict[str, Any] | None = None,
         router: dict[str, Any] | None = None,
         appliance: dict[str, Any] | None = None,
         worker: dict[str, Any] | None = None,
@@ -102,7 +103,7 @@ class Workbench:
         # own for their other ports.
         self._port = _free_port()
         cidr = f"127.{65 + self._port % 60}.{self._port // 60 % 2 * 128}.0/17"
-        self.cloud = SimulatedCloud(options or CloudOptions(management_cidr=cidr), self.hypervisor)
+        self.cloud = SimulatedCloud(options or CloudOptions(management_cidr=cidr, **(cloud or {})), self.hypervisor)
         self.clock = clock or SystemClock()
         self.claims: Callable[[dict[str, Any]], bool] = lambda _router: True
         self.epoch = (1, 1)
@@ -135,7 +136,7 @@ class Workbench:
         )
         settings = replace(WorkerSettings(first_retry=0.1, last_retry=5.0), **self._worker)
         self._api = Cloud(self.connect("astara", "service"), settings)
-        neutron = Neutron(_Tapped("neutron", self._api.neutron, self._tapped), "lab")
+        self.neutron = neutron = Neutron(_Tapped("neutron", self._api.neutron, self._tapped), "lab")
         nova = Nova(_Tapped("nova", self._api.nova, self._tapped), "lab")
         facts, findings = await Preflight(self._api, neutron, router_settings, appliance_settings).look()
         if facts is None:

@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--boot-delay", type=float, default=1.0, help="seconds from boot to ACTIVE (default 1)")
     parser.add_argument("--delete-delay", type=float, default=0.2, help="seconds that a delete takes (default 0.2)")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds added to every call (default 0)")
+    parser.add_argument("--plugin", action="store_true", help="Neutron has Astara's own plugin")
     parser.add_argument("--segments", action="store_true", help="Neutron has segments: ports need no addresses")
     inside = parser.add_mutually_exclusive_group()
     inside.add_argument("--no-appliances", action="store_true", help="servers have no inside")
@@ -68,6 +69,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         host=arguments.host, advertise=arguments.advertise, port_base=arguments.port_base, password=arguments.password,
         amqp_url=arguments.amqp_url, metadata_secret=arguments.metadata_secret, boot_delay=arguments.boot_delay,
         delete_delay=arguments.delete_delay, latency=latency, segments=arguments.segments,
+        plugin=arguments.plugin,
         management_cidr=arguments.management_cidr,
     )  # fmt: skip
     hypervisor = _hypervisor(arguments)

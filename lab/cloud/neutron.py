@@ -7,6 +7,7 @@ plugin.
 import random
 from typing import Any
 
+from .neutron_astara import ALIASES, AstaraExtensions
 from .neutron_base import Collection, forbidden
 from .neutron_extras import (
     Flavors,
@@ -71,6 +72,7 @@ class NetworkService:
         }  # fmt: skip
         for collection in self.collections.values():
             collection.quota = self._check_quota
+        self.astara = AstaraExtensions(self)
         self.agents: list[dict[str, Any]] = [self._l2_agent()]
 
     def _wire(self) -> None:
@@ -99,6 +101,8 @@ class NetworkService:
             routes.add("PUT", base, lambda call, one=collection: self._set_tags(call, one))  # type: ignore[misc]
             routes.add("PUT", f"{base}/{{tag}}", lambda call, one=collection: self._add_tag(call, one))  # type: ignore[misc]
         self.forwardings.routes(routes)
+        if self._options.plugin:
+            self.astara.routes(routes)
         routes.add("GET", "/v2.0/extensions", self._extensions)
         routes.add("GET", "/v2.0/extensions/{alias}", self._extension)
         routes.add("GET", "/v2.0/quotas/{project}", self._show_quota)
@@ -148,7 +152,10 @@ class NetworkService:
         )  # fmt: skip
 
     def _aliases(self) -> tuple[str, ...]:
-        return EXTENSIONS + SEGMENTS if self._options.segments else EXTENSIONS
+        more = SEGMENTS if self._options.segments else ()
+        if self._options.plugin:
+            more = tuple({*more, *ALIASES, "ip_allocation"})
+        return EXTENSIONS + more
 
     def _extensions(self, _call: Call) -> Reply:
         return Reply({"extensions": [_extension(alias) for alias in self._aliases()]})

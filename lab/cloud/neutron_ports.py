@@ -73,7 +73,7 @@ class Ports(Collection):
         body = {key: body[key] for key in body if key not in ("dns_name", "qos_policy_id", "propagate_uplink_status")}
         body |= {"mac_address": mac, "fixed_ips": fixed_ips, "status": "DOWN", "tenant_id": body["project_id"]}
         body |= _binding(host)
-        if self.options.segments:
+        if self.options.ip_allocation:
             body["ip_allocation"] = "immediate" if fixed_ips else "none"
         return self.keep(context, body)
 
@@ -103,7 +103,7 @@ class Ports(Collection):
                 "Port has security group associated. Cannot disable port security or IP address until security "
                 "group is removed.",
             )  # fmt: skip
-        if self.options.segments and "fixed_ips" in changes:
+        if self.options.ip_allocation and "fixed_ips" in changes:
             changes["ip_allocation"] = "immediate" if changes["fixed_ips"] else "none"
         self.table.change(row, changes)
         self.floatingips.forwardings.port_changed(row)

@@ -264,7 +264,7 @@ class Servers:
         if port is None or not self._ports.visible(context, port):
             raise CloudError(400, "badRequest", f"Port id {port_id} could not be found.")
         _check_free(port)
-        if not port["fixed_ips"] and not self._options.segments:
+        if not port["fixed_ips"] and not self._options.ip_allocation:
             raise CloudError(400, "badRequest", f"Port {port_id} requires a FixedIP in order to be used.")
         return port
 

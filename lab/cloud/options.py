@@ -36,6 +36,8 @@ class CloudOptions:
     token_seconds: float = 3600.0
     segments: bool = False
     """Neutron has the extensions `segments` and `ip_allocation`: Nova plugs ports that have no address."""
+    plugin: bool = False
+    """Neutron has Astara's own plugin: snapshots, status write-back, `ip_allocation` on ports."""
     filter_validation: bool = True
     """As Neutron's option of that name: filters that are no attributes answer 400, `changed_since` among them."""
     management_cidr: str = "127.64.0.0/16"
@@ -47,3 +49,8 @@ class CloudOptions:
     """Nova's compute host, and the host in the publisher ids of notifications."""
     clock: Callable[[], float] = time.time
     new_id: Callable[[], str] = field(default=lambda: str(uuid.uuid4()))
+
+    @property
+    def ip_allocation(self) -> bool:
+        """Whether Neutron says how a port got its addresses, so that Nova takes one that has none."""
+        return self.segments or self.plugin

@@ -14,7 +14,7 @@ from typing import Any
 from services.common import marks
 
 from .cloud import Json
-from .neutron import RouterReading
+from .reading import RouterReading
 
 DIGEST_VERSION = "v1"
 
@@ -121,7 +121,7 @@ def _network(reading: RouterReading, network_id: str, kind: str, names: dict[str
         "v4_conf_service": "static",
         "v6_conf_service": "static",
         "interface": _interface(names[mac], mac, addresses, mtu),
-        "subnets": [_subnet(reading.subnets[subnet_id]) for subnet_id in subnets],
+        "subnets": [_subnet(reading.subnets[subnet_id], reading.serves_dhcp) for subnet_id in subnets],
         "address_allocations": _allocations(reading, network_id, set(subnets)) if kind == "internal" else [],
     }
 
@@ -139,12 +139,12 @@ def _interface(name: str, mac: str, addresses: list[str], mtu: int) -> Json:
     }
 
 
-def _subnet(subnet: Json) -> Json:
+def _subnet(subnet: Json, serves_dhcp: bool) -> Json:
     return {
         "id": subnet["id"],
         "cidr": subnet["cidr"],
         "gateway_ip": subnet.get("gateway_ip"),
-        "dhcp_enabled": bool(subnet.get("enable_dhcp")),
+        "dhcp_enabled": serves_dhcp and bool(subnet.get("enable_dhcp")),
         # Their order is the order in which instances ask them: it means something.
         "dns_nameservers": list(subnet.get("dns_nameservers") or ()),
         "host_routes": sorted(
@@ -167,7 +167,7 @@ def _allocations(reading: RouterReading, network_id: str, subnet_ids: set[str]) 
         ):
             continue
         addresses = {
-            ip["ip_address"]: bool(reading.subnets[ip["subnet_id"]].get("enable_dhcp"))
+            ip["ip_address"]: reading.serves_dhcp and bool(reading.subnets[ip["subnet_id"]].get("enable_dhcp"))
             for ip in port["fixed_ips"]
             if ip["subnet_id"] in subnet_ids
         }

@@ -87,6 +87,10 @@ class Driver(Protocol):
         """State STATS."""
         ...
 
+    async def tell(self, resource: ManagedResource) -> None:
+        """Tell the cloud's users in which state it is; never raises."""
+        ...
+
 
 class Observer(Protocol):
     """Who is told what machines do."""
@@ -188,6 +192,8 @@ class Machine:
         _RUNS.labels(result.outcome.value).inc()
         if result.outcome is not Outcome.FORGET:
             self._observer.changed(resource)
+            if self._guard(resource):
+                await self._driver.tell(resource)
         return result
 
     async def _walk(self, resource: ManagedResource, hand: Inbox) -> RunResult:

@@ -1,91 +1,32 @@
 """Neutron as the router driver needs it: one consistent-enough reading of a router, and our own ports.
 
-A reading costs six calls in two rounds, whatever the router's size: the router, and its ports with those of its
-instance; then networks, subnets, floating IPs and the addresses to serve. Only port forwardings that Neutron does not
-show in full with their floating IP cost a call each floating IP. Filters repeat a name to mean "or"; long lists of ids
-are split so that no URL grows beyond what servers take.
+With the extension `astara-router-snapshot` a reading is one call. Without it, it costs six in two rounds, whatever the
+router's size: the router, and its ports with those of its instance; then networks, subnets, floating IPs and the
+addresses to serve. Only port forwardings that Neutron does not show in full with their floating IP cost a call each
+floating IP. Filters repeat a name to mean "or"; long lists of ids are split so that no URL grows beyond what servers
+take. A port is ours when it carries our mark and belongs to the service user's project: tenants may write any mark.
 """
 
 import asyncio
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from services.common import marks
 
 from .cloud import Api, Json, Params
-from .errors import NotFoundError
+from .errors import CloudError, NotFoundError
+from .reading import GATEWAY_OWNER, INTERFACE_OWNERS, RouterReading, reading_of, reading_of_snapshot
 
 _IDS_PER_CALL = 100
 
-INTERFACE_OWNERS = (
-    "network:router_interface",
-    "network:router_interface_distributed",
-    "network:ha_router_replicated_interface",
-)
-GATEWAY_OWNER = "network:router_gateway"
+SNAPSHOT = "astara-router-snapshot"
+STATUS = "astara-router-status"
+"""Extensions that Astara's own plugin brings into Neutron (docs/contracts.md)."""
 
 _ALLOCATION_FIELDS = ("id", "network_id", "device_id", "device_owner", "mac_address", "fixed_ips", "description",
                       "dns_name", "admin_state_up", "extra_dhcp_opts")  # fmt: skip
-
-
-@dataclass(slots=True)
-class RouterReading:
-    """One router as Neutron describes it. Lists hold Neutron's JSON objects.
-
-    `server_id` is the server whose ports are in `instance_ports`; None when none was asked for.
-    """
-
-    router: Json
-    server_id: str | None
-    interface_ports: list[Json]
-    gateway_port: Json | None
-    instance_ports: list[Json]
-    networks: dict[str, Json]
-    subnets: dict[str, Json]
-    floating_ips: list[Json]
-    allocations: list[Json]
-    labels: list[Json]
-    read_at: float
-    hints: int = -1  # ManagedResource.hints when the reading began
-
-    @property
-    def gateway_network_id(self) -> str | None:
-        """The external network, when the router has a gateway."""
-        return str(self.gateway_port["network_id"]) if self.gateway_port else None
-
-    @property
-    def internal_network_ids(self) -> list[str]:
-        """The networks of the router's interfaces, sorted."""
-        return sorted({str(port["network_id"]) for port in self.interface_ports} - {self.gateway_network_id or ""})
-
-    def doubt(self) -> str:
-        """Why this reading cannot be true, though every call was answered; empty when nothing speaks against it.
-
-        Lists that a policy, a fault or a change in mid-reading cut short must not look like a router without networks.
-        """
-        plugged = {port["network_id"] for port in self.instance_ports}
-        if self.router.get("external_gateway_info") and self.gateway_port is None:
-            return "the router has a gateway, but its port is not listed"
-        if self.server_id and not plugged:
-            return "the ports of the running instance are not listed"
-        attached = set(self.attached_network_ids)
-        if missing := attached - set(self.networks):
-            return f"networks {sorted(missing)} are attached but not listed"
-        own = [*self.interface_ports, *([self.gateway_port] if self.gateway_port else [])]
-        if missing := {ip["subnet_id"] for port in own for ip in port["fixed_ips"]} - set(self.subnets):
-            return f"subnets {sorted(missing)} are attached but not listed"
-        internal = {p["id"] for p in self.interface_ports if p["network_id"] != self.gateway_network_id}
-        if missing := internal - {port["id"] for port in self.allocations}:
-            return f"the router's ports {sorted(missing)} are not listed with those of their networks"
-        return ""
-
-    @property
-    def attached_network_ids(self) -> list[str]:
-        """All networks that the instance must be plugged into, but the management network."""
-        return ([self.gateway_network_id] if self.gateway_network_id else []) + self.internal_network_ids
 
 
 class Neutron:
@@ -97,6 +38,10 @@ class Neutron:
         self._labels: tuple[float, list[Json]] = (-math.inf, [])
         self._labels_lock = asyncio.Lock()
         self.extensions: frozenset[str] = frozenset()
+        self.project_id = ""
+        """The service user's project; the preflight finds it."""
+        self.serves_dhcp: bool | None = True
+        """Whether appliances are to serve DHCP where a subnet has it enabled; None: as a snapshot says."""
 
     async def load_extensions(self) -> None:
         """Learn once what this Neutron can do."""
@@ -106,6 +51,8 @@ class Neutron:
     async def read_router(self, router_id: str, server_id: str | None) -> RouterReading:
         """Everything that the configuration of a router is made of. NotFoundError when the router is not there."""
         started = time.monotonic()
+        if SNAPSHOT in self.extensions:
+            return await self._snapshot(router_id, server_id, started)
         devices = [("device_id", router_id)] + ([("device_id", server_id)] if server_id else [])
         answer, ports = await asyncio.gather(
             self._api.get(f"/routers/{router_id}"), self.listing("ports", devices), return_exceptions=True
@@ -114,26 +61,13 @@ class Neutron:
             raise answer
         if isinstance(ports, BaseException):
             raise ports
-        interfaces = [port for port in ports if port.get("device_owner") in INTERFACE_OWNERS]
-        gateways = [port for port in ports if port.get("device_owner") == GATEWAY_OWNER]
-        own = [port for port in ports if server_id and port.get("device_id") == server_id]
-        reading = RouterReading(
-            router=answer["router"],
-            server_id=server_id,
-            interface_ports=interfaces,
-            gateway_port=gateways[0] if gateways else None,
-            instance_ports=own,
-            networks={},
-            subnets={},
-            floating_ips=[],
-            allocations=[],
-            labels=[],
-            read_at=started,
-        )
+        reading = reading_of(answer["router"], server_id, ports, started)
+        reading.serves_dhcp = self.serves_dhcp is not False
         attached = reading.attached_network_ids
         if not attached:
             return reading
-        subnet_ids = {ip["subnet_id"] for port in (*interfaces, *gateways[:1]) for ip in port["fixed_ips"]}
+        gateways = [reading.gateway_port] if reading.gateway_port else []
+        subnet_ids = {ip["subnet_id"] for port in (*reading.interface_ports, *gateways) for ip in port["fixed_ips"]}
         networks, subnets, reading.floating_ips, reading.allocations, reading.labels = await asyncio.gather(
             self._by_ids("networks", "id", attached),
             self._by_ids("subnets", "id", sorted(subnet_ids)),
@@ -143,6 +77,17 @@ class Neutron:
         )
         reading.networks = {network["id"]: network for network in networks}
         reading.subnets = {subnet["id"]: subnet for subnet in subnets}
+        return reading
+
+    async def _snapshot(self, router_id: str, server_id: str | None, started: float) -> RouterReading:
+        path = f"/astara-router-snapshots/{router_id}"
+        told = await self._api.get(path, {"instance": server_id} if server_id else None)
+        try:
+            reading = reading_of_snapshot(told["router_snapshot"], server_id, started)
+        except KeyError as error:
+            raise CloudError("neutron", f"GET {path}", 200, f"the snapshot has no {error}") from None
+        if self.serves_dhcp is not None:
+            reading.serves_dhcp = self.serves_dhcp
         return reading
 
     async def _floating_ips(self, reading: RouterReading) -> list[Json]:
@@ -248,11 +193,17 @@ class Neutron:
         found = await self.listing("ports", [("network_id", network_id), ("mac_address", mac)])
         return found[0] if found else None
 
+    def is_own(self, port: Json, description: str) -> bool:
+        """Whether a port is ours and carries this mark."""
+        owner = port.get("project_id") or port.get("tenant_id")
+        return port.get("description") == description and owner == self.project_id
+
     async def ports_of(self, resource_id: str, slot: int, roles: tuple[str, ...]) -> list[Json]:
         """Our ports for a resource's slot, by their mark."""
         described = [marks.PortMark(self._deployment, resource_id, slot, role).description() for role in roles]
-        found = await self.listing("ports", [("description", text) for text in described])
-        return [port for port in found if port.get("description") in described]
+        owner = [("project_id", self.project_id)]
+        found = await self.listing("ports", owner + [("description", text) for text in described])
+        return [port for port in found if any(self.is_own(port, text) for text in described)]
 
     async def create_port(self, body: Json) -> Json:
         """One port. ConflictError when its MAC address is taken on that network."""
@@ -276,12 +227,13 @@ class Neutron:
         """Delete a port."""
         await self._api.delete(f"/ports/{port_id}")
 
-    async def set_data_plane_status(self, reading: RouterReading, status: str) -> None:
-        """Tell Neutron what the router's own ports do, where it has the extension `data-plane-status`.
+    async def set_status(self, router_id: str, told: Json) -> None:
+        """Set what Neutron shows of a router, its floating IPs and ports; wants `astara-router-status`."""
+        await self._api.put(f"/astara-router-statuses/{router_id}", {"router_status": told})
 
-        A router's own status cannot be written through the API of a Neutron without our plugin.
-        """
-        if "data-plane-status" not in self.extensions:
+    async def set_data_plane_status(self, reading: RouterReading, status: str) -> None:
+        """Tell Neutron what the router's own ports do, where it has the extension `data-plane-status` and not ours."""
+        if "data-plane-status" not in self.extensions or STATUS in self.extensions:
             return
         ports = reading.interface_ports + ([reading.gateway_port] if reading.gateway_port else [])
         for port in ports:
@@ -299,9 +251,9 @@ class Neutron:
             "admin_state_up": True,
         }
         if role == marks.SERVICE:
-            # It carries the router's addresses, which are not its own: no anti-spoofing. Without the segments
-            # extension Nova refuses a port that has no address at all, so Neutron gives it one.
+            # It carries the router's addresses, which are not its own: no anti-spoofing. Where Neutron does not
+            # say how a port got its addresses, Nova refuses one that has none at all, so Neutron gives it one.
             body |= {"port_security_enabled": False, "security_groups": []}
-            if "segment" in self.extensions:
+            if "ip_allocation" in self.extensions:
                 body["fixed_ips"] = []
         return body

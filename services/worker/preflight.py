@@ -13,9 +13,9 @@ from services.common import logging
 from .cloud import Cloud, Json
 from .errors import CloudError, ForbiddenError, NotFoundError
 from .glance import why_unusable
-from .neutron import Neutron
+from .neutron import SNAPSHOT, Neutron
 from .router_environment import ManagementNetwork
-from .settings import ApplianceSettings, RouterSettings
+from .settings import AUTO, NEUTRON, ApplianceSettings, RouterSettings
 
 _log = logging.get(__name__)
 _T = TypeVar("_T")
@@ -43,13 +43,14 @@ class Preflight:
                 f"Keystone does not let the service user in; check section [openstack]: {error.detail}"
             )
             return None, self._findings
+        self._neutron.project_id = project
         network = await self._try("management network", self._management_network())
         subnets = await self._try("management subnets", self._management_subnets())
         flavor = await self._try("flavor", self._flavor())
         await asyncio.gather(
             self._try("image", self._image()),
             self._try("routers", self._sees_all_routers()),
-            self._try("extensions", self._neutron.load_extensions()),
+            self._try("extensions", self._extensions()),
             self._try("quota", self._quotas(project)),
         )
         if self._findings or network is None or subnets is None or flavor is None:
@@ -118,6 +119,18 @@ class Preflight:
                 "the service user sees Neutron as an ordinary member, so other projects' routers are hidden from it: "
                 "give it the role admin in its project"
             )
+
+    async def _extensions(self) -> None:
+        """What this Neutron can do, and who is to serve DHCP: OVN does it by itself, and agents of its show it."""
+        await self._neutron.load_extensions()
+        wanted, extensions = self._router.dhcp, self._neutron.extensions
+        if wanted == AUTO and SNAPSHOT in extensions:
+            self._neutron.serves_dhcp = None
+            return
+        if wanted == AUTO and "agent" in extensions:
+            agents = await self._neutron.listing("agents", [("fields", "agent_type")])
+            wanted = NEUTRON if any(str(one["agent_type"]).startswith("OVN Controller") for one in agents) else wanted
+        self._neutron.serves_dhcp = wanted != NEUTRON
 
     async def _quotas(self, project: str) -> None:
         neutron = await self._cloud.neutron.get(f"/quotas/{project}")

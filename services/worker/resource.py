@@ -8,7 +8,7 @@ from services.common import marks
 from .appliance import ApplianceStatus, Endpoint
 from .cloud import Json
 from .inbox import Inbox
-from .neutron import RouterReading
+from .reading import RouterReading
 from .states import InstanceState, State
 
 
@@ -67,6 +67,8 @@ class ManagedResource:
     hold_until: float | None = None  # lease clock; a step failed: until then only liveness is looked at
     rebuild_id: str = ""  # the operation by which it was last booted
     absent_since: float | None = None  # lease clock; of the first 404
+    shown: tuple[str, str] | None = None  # status and reason that Neutron shows, as far as this worker knows
+    untold: Json = field(default_factory=dict)  # statuses of floating IPs and ports that Neutron does not show yet
     boot_uncertain: bool = False  # Nova did not answer to a boot: look by name before the next
     reconcile_id: str = ""
 

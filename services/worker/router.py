@@ -14,14 +14,16 @@ from .cloud import Json
 from .errors import CloudError, StepError
 from .glance import why_unusable
 from .machine import Observer, RetryPolicy, StepResult
-from .neutron import Neutron, RouterReading
+from .neutron import Neutron
 from .nova import Nova
+from .reading import RouterReading
 from .resource import Instance, ManagedResource
 from .router_boot import RouterServers
 from .router_environment import RouterEnvironment
 from .router_health import RouterHealth
 from .router_ports import RouterPorts
 from .router_reading import RouterReader
+from .router_status import RouterStatus
 from .safety import Budget
 from .states import InstanceState
 
@@ -47,7 +49,8 @@ class RouterDriver:
         self._appliances = appliances
         self._env = environment
         self._observer = observer
-        self._reader = RouterReader(neutron, environment, observer, removals)
+        self._status = RouterStatus(neutron)
+        self._reader = RouterReader(neutron, environment, observer, removals, self._status)
         self._ports = RouterPorts(neutron, nova, environment, observer)
         self._health = RouterHealth(nova, appliances, environment, observer, deaths)
         self._servers = RouterServers(nova, self._health, environment, observer)
@@ -149,12 +152,13 @@ class RouterDriver:
         wanted = self._build(reading, instance, status.interfaces)
         resource.wanted_digest = configuration.digest(wanted)
         if status.digest != resource.wanted_digest:
-            if status.digest is not None and not reading.floating_ips and reading.gateway_port is not None:
+            if _may_be_cut_short(reading) and status.digest is not None:
                 # No floating IP at all is what a list that was cut short looks like, too.
                 reading.floating_ips = await self._neutron.floating_ips(resource.resource_id)
                 wanted = self._build(reading, instance, status.interfaces)
                 resource.wanted_digest = configuration.digest(wanted)
             await self._push(resource, wanted, resource.wanted_digest)
+        self._status.serves(resource, reading)
         await self._tell_neutron(resource, reading)
         return StepResult(InstanceState.CONFIGURED)
 
@@ -207,6 +211,10 @@ class RouterDriver:
             return StepResult(InstanceState.UP)
         return StepResult(InstanceState.REPLUG, wait=self._env.router.boot_look_interval)
 
+    async def tell(self, resource: ManagedResource) -> None:
+        """Tell Neutron what it should show of the router."""
+        await self._status.tell(resource)
+
     async def read_stats(self, resource: ManagedResource) -> None:
         """Read the traffic counters by label, for the log."""
         for label in await self._appliances.labels(self._env.endpoint(resource)):
@@ -235,6 +243,10 @@ def _instance_of(resource: ManagedResource) -> Instance:
     if resource.instance is None:
         raise StepError("there is no instance")
     return resource.instance
+
+
+def _may_be_cut_short(reading: RouterReading) -> bool:
+    return not reading.is_one and not reading.floating_ips and reading.gateway_port is not None
 
 
 def _macs(instance: Instance) -> set[str]:

@@ -13,8 +13,8 @@ from . import bootdata
 from .cloud import Json
 from .errors import StepError, UncertainError, UnreachableError
 from .machine import Observer, StepResult
-from .neutron import RouterReading
 from .nova import COMING, RUNNING, Nova
+from .reading import RouterReading
 from .resource import Instance, ManagedResource
 from .router_environment import SLOT, RouterEnvironment
 from .router_health import RouterHealth

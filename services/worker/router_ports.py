@@ -153,7 +153,7 @@ class RouterPorts:
                 port = await self._neutron.port_by_mac(network_id, str(body["mac_address"]))
             if port is None:
                 break  # Neutron has other reasons to answer 409: a quota, for one
-            if port.get("description") == body["description"]:
+            if self._neutron.is_own(port, str(body["description"])):
                 return port, True
         raise StepError(f"a port on network {network_id} can be neither created nor found: {reason}")
 

@@ -11,10 +11,12 @@ from services.common import logging
 from .errors import NotFoundError, StepError
 from .inbox import BITS
 from .machine import Observer, StepResult, UnclaimedError
-from .neutron import Neutron, RouterReading
+from .neutron import Neutron
+from .reading import RouterReading
 from .resource import ManagedResource
 from .router_environment import RouterEnvironment
 from .router_ports import macs_by_network
+from .router_status import RouterStatus
 from .safety import Budget
 from .states import Action, InstanceState
 
@@ -30,8 +32,16 @@ _STALE_READINGS = 4  # in a row, until an event's revision is no longer believed
 class RouterReader:
     """Reads routers. Raises StepError and its kinds, and UnclaimedError for a router that is not ours."""
 
-    def __init__(self, neutron: Neutron, environment: RouterEnvironment, observer: Observer, removals: Budget) -> None:
+    def __init__(
+        self,
+        neutron: Neutron,
+        environment: RouterEnvironment,
+        observer: Observer,
+        removals: Budget,
+        status: RouterStatus,
+    ) -> None:
         self._neutron = neutron
+        self._status = status
         self._env = environment
         self._observer = observer
         self._removals = removals
@@ -57,6 +67,7 @@ class RouterReader:
         self._remember(resource, reading)
         if not self._env.claims(reading.router):
             raise UnclaimedError("the claim rule does not cover this router")
+        self._status.seen(resource, reading)
         return reading
 
     async def absent(self, resource: ManagedResource) -> StepResult:

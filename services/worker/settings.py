@@ -5,6 +5,10 @@ from typing import ClassVar
 
 from services.common.settings import option
 
+AUTO = "auto"
+APPLIANCE = "appliance"
+NEUTRON = "neutron"
+
 
 @dataclass(frozen=True)
 class WorkerSettings:
@@ -54,6 +58,11 @@ class RouterSettings:
     boot_attempts: int = option(4, help="Boots that may fail before the router cools down in ERROR", minimum=1)
     replug_timeout: float = option(60.0, help="Seconds until an attached port must be seen by the appliance", minimum=1)
     stop_timeout: float = option(120.0, help="Seconds until a deleted server must be gone", minimum=1)
+    dhcp: str = option(
+        AUTO,
+        help="Who serves DHCP on subnets that have it enabled; auto: appliances, unless OVN does",
+        choices=(AUTO, APPLIANCE, NEUTRON),
+    )
     asn: int = option(64512, help="AS number of appliances", minimum=1, maximum=4_294_967_294)
     neighbor_asn: int = option(64512, help="AS number of their upstream", minimum=1, maximum=4_294_967_294)
 

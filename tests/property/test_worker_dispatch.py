@@ -223,6 +223,9 @@ class World:
     async def read_stats(self, resource: ManagedResource) -> None:
         await self._step(resource, StepResult(I.CONFIGURED))
 
+    async def tell(self, resource: ManagedResource) -> None:
+        await asyncio.sleep(0)
+
     # What befalls it
 
     def deliver(self, name: str, actions: list[Action], priority: int, operation: int | None) -> None:

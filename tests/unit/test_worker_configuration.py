@@ -25,7 +25,7 @@ from worker_reading import (
 )
 
 from services.worker import configuration
-from services.worker.neutron import RouterReading
+from services.worker.reading import RouterReading
 
 
 def build(what: RouterReading) -> dict[str, Any]:

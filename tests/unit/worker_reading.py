@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.worker.neutron import RouterReading
+from services.worker.reading import RouterReading
 
 
 def uuid(number: int) -> str:

@@ -1,0 +1,199 @@
+"""What `astara-neutron` adds to Neutron's API: snapshots, status write-back, services in the list of agents.
+
+docs/contracts.md is the measure. Revisions are found when somebody asks: a router counts as changed when its snapshot
+is not what it was at the last look, which tells the same as the real thing's log of changes, later.
+"""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from .neutron_base import forbidden
+from .store import Row
+from .web import Call, CloudError, Reply, Routes
+
+if TYPE_CHECKING:
+    from .neutron import NetworkService
+
+ALIASES = ("astara-router-snapshot", "astara-router-status", "astara-services")
+
+_ALLOCATION = ("id", "network_id", "device_id", "device_owner", "mac_address", "fixed_ips", "description", "dns_name",
+               "admin_state_up", "extra_dhcp_opts", "revision_number")  # fmt: skip
+_STATUSES = {
+    "status": ("ACTIVE", "ALLOCATING", "ERROR"),
+    "floating_ips": ("ACTIVE", "DOWN", "ERROR"),
+    "ports": ("ACTIVE", "DOWN"),
+}
+_GATEWAY = "network:router_gateway"
+_MOST = 500
+
+
+class AstaraExtensions:
+    """The three extensions over the collections of a network service."""
+
+    def __init__(self, service: "NetworkService") -> None:
+        self._service = service
+        self._revision = 1
+        self._seen: dict[str, tuple[str, int, str]] = {}  # digest, revision, project
+        self._gone: dict[str, tuple[int, str]] = {}
+        self.services: dict[str, list[Row]] = {}
+        """By deployment, as last reported."""
+
+    def routes(self, routes: Routes) -> None:
+        """The calls."""
+        routes.add("GET", "/v2.0/astara-router-snapshots", self._list)
+        routes.add("GET", "/v2.0/astara-router-snapshots/{id}", self._show)
+        routes.add("PUT", "/v2.0/astara-router-statuses/{id}", self._set_status)
+        routes.add("PUT", "/v2.0/astara-services/{deployment}", self._set_services)
+
+    def _show(self, call: Call) -> Reply:
+        _only_admins(call)
+        router = self._service.routers.get(call.variables[0])
+        self._note(router)
+        instance = dict(call.query()).get("instance") if call.query_string else None
+        return Reply({"router_snapshot": self._snapshot(router, instance) | {"revision": self._revision}})
+
+    def _list(self, call: Call) -> Reply:
+        _only_admins(call)
+        self._look()
+        query = call.query() if call.query_string else []
+        asked = dict(query)
+        since, limit = _number(asked, "changed_since", -1), _number(asked, "limit", 100)
+        if not 1 <= limit <= _MOST:
+            raise CloudError(400, "HTTPBadRequest", f"limit: a number from 1 to {_MOST} is expected")
+        if since > self._revision:
+            raise CloudError(410, "HTTPGone", f"changed_since: {since} was never told; list everything")
+        fields = {value for key, value in query if key == "fields"} | {"id"}
+        found: list[Row] = []
+        for router_id in sorted({**self._seen, **(self._gone if since >= 0 else {})}):
+            if router_id <= asked.get("marker", ""):
+                continue
+            if router_id in self._gone:
+                revision, project = self._gone[router_id]
+                row: Row = {"id": router_id, "project_id": project, "deleted": True}
+            else:
+                revision = self._seen[router_id][1]
+                row = {}
+            if revision <= since:
+                continue
+            if not row:
+                whole = self._snapshot(self._service.routers.get(router_id), None)
+                row = {key: value for key, value in whole.items() if len(fields) == 1 or key in fields}
+            found.append(row)
+        body: dict[str, Any] = {"router_snapshots": found[:limit], "revision": self._revision}
+        if len(found) > limit:
+            href = f"{call.base_url}{call.path}?marker={found[limit - 1]['id']}"
+            body["router_snapshots_links"] = [{"rel": "next", "href": href}]
+        return Reply(body)
+
+    def _look(self) -> None:
+        """Count revisions of what changed since the last look."""
+        routers = {str(row["id"]): row for row in self._service.routers.table}
+        for row in routers.values():
+            self._note(row)
+        for one in self._seen.keys() - routers.keys():
+            self._revision += 1
+            self._gone[one] = (self._revision, self._seen.pop(one)[2])
+
+    def _note(self, router: Row, *, counts: bool = True) -> None:
+        """Look at one router; a change that does not count is ours."""
+        digest = json.dumps(self._snapshot(router, None), sort_keys=True)
+        before = self._seen.get(router["id"])
+        if before is not None and before[0] == digest:
+            return
+        self._revision += counts
+        revision = self._revision if counts or before is None else before[1]
+        self._seen[router["id"]] = (digest, revision, str(router["project_id"]))
+
+    def _snapshot(self, router: Row, instance: str | None) -> Row:
+        service = self._service
+        own = service.ports.table.find("device_id", router["id"])
+        networks = sorted({port["network_id"] for port in own})
+        internal = sorted({port["network_id"] for port in own if port["device_owner"] != _GATEWAY})
+        plugged = service.ports.table.find("device_id", instance) if instance else []
+        floating = service.floatingips.table.find("router_id", router["id"])
+        labels = [row for row in service.labels.table if row["shared"] or row["project_id"] == router["project_id"]]
+        return {
+            "id": router["id"],
+            "dhcp": "appliance",
+            "ha": router["ha"],
+            "router": dict(router),
+            "ports": [dict(port) for port in own],
+            "instance_ports": [dict(port) for port in plugged],
+            "networks": [dict(service.networks.get(one)) for one in networks],
+            "subnets": [dict(row) for row in service.subnets.table.find("network_id", *networks)],
+            "allocations": [
+                {key: row.get(key) for key in _ALLOCATION} for row in service.ports.table.find("network_id", *internal)
+            ],
+            "floating_ips": [
+                {**row, "port_forwardings": [dict(one) for one in service.forwardings.of(row["id"])]}
+                for row in floating
+            ],
+            "conntrack_helpers": [],
+            "ndp_proxies": [],
+            "metering_labels": [
+                {**row, "rules": [dict(one) for one in service.label_rules.table.find("metering_label_id", row["id"])]}
+                for row in labels
+            ],
+            "qos_policies": [],
+        }
+
+    def _set_status(self, call: Call) -> Reply:
+        _only_admins(call)
+        router = self._service.routers.get(call.variables[0])
+        told = call.json().get("router_status")
+        if not isinstance(told, dict):
+            raise CloudError(400, "HTTPBadRequest", "router_status: an object is expected")
+        if unknown := sorted(set(told) - {*_STATUSES, "reason"}):
+            raise CloudError(400, "HTTPBadRequest", f"router_status.{unknown[0]}: unknown")
+        if len(str(told.get("reason", ""))) > 1024:
+            raise CloudError(400, "HTTPBadRequest", "router_status.reason: at most 1024 characters")
+        if "status" in told:
+            _check("status", told["status"])
+        parts = {
+            "floating_ips": self._service.floatingips.table.find("router_id", router["id"]),
+            "ports": self._service.ports.table.find("device_id", router["id"]),
+        }
+        answer: Row = {}
+        for name, rows in parts.items():
+            wanted = told.get(name, {})
+            for one in wanted.values():
+                _check(name, one)
+            for row in rows:
+                if row["id"] in wanted and row["status"] != wanted[row["id"]]:
+                    row["status"] = wanted[row["id"]]
+            if name in told:
+                answer[name] = {row["id"]: row["status"] for row in rows if row["id"] in wanted}
+        router["status"] = told.get("status", router["status"])
+        router["status_reason"] = told.get("reason", router.get("status_reason", ""))
+        self._note(router, counts=False)
+        answer |= {"status": router["status"], "reason": router["status_reason"]}
+        return Reply({"router_status": answer})
+
+    def _set_services(self, call: Call) -> Reply:
+        _only_admins(call)
+        services = call.json().get("services")
+        if not isinstance(services, list) or not all(isinstance(one, dict) and one.get("binary") for one in services):
+            raise CloudError(400, "HTTPBadRequest", "services: a list of objects with binary and host is expected")
+        self.services[call.variables[0]] = services
+        return Reply({"services": services})
+
+
+def _only_admins(call: Call) -> None:
+    if not call.context.is_admin:
+        raise forbidden("astara_orchestrator")
+
+
+def _check(name: str, value: Any) -> None:
+    if value not in _STATUSES[name]:
+        raise CloudError(
+            400, "HTTPBadRequest", f"router_status.{name}: one of {', '.join(_STATUSES[name])} is expected"
+        )
+
+
+def _number(asked: dict[str, str], name: str, otherwise: int) -> int:
+    text = asked.get(name)
+    if text is None:
+        return otherwise
+    if not text.isdigit():
+        raise CloudError(400, "HTTPBadRequest", f"{name}: a number is expected")
+    return int(text)

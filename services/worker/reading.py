@@ -1,0 +1,111 @@
+"""One router as Neutron describes it, however it was read: call by call, or as one snapshot."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .cloud import Json
+
+INTERFACE_OWNERS = (
+    "network:router_interface",
+    "network:router_interface_distributed",
+    "network:ha_router_replicated_interface",
+)
+GATEWAY_OWNER = "network:router_gateway"
+
+
+@dataclass(slots=True)
+class RouterReading:
+    """One router as Neutron describes it. Lists hold Neutron's JSON objects.
+
+    `server_id` is the server whose ports are in `instance_ports`; None when none was asked for. `is_one` says that all
+    of it was read in one transaction of Neutron's database, so no part can be older than another. `serves_dhcp` says
+    whether the appliance is the one to serve DHCP where a subnet has it enabled.
+    """
+
+    router: Json
+    server_id: str | None
+    interface_ports: list[Json]
+    gateway_port: Json | None
+    instance_ports: list[Json]
+    networks: dict[str, Json]
+    subnets: dict[str, Json]
+    floating_ips: list[Json]
+    allocations: list[Json]
+    labels: list[Json]
+    read_at: float
+    is_one: bool = False
+    serves_dhcp: bool = True
+    hints: int = -1  # ManagedResource.hints when the reading began
+
+    @property
+    def gateway_network_id(self) -> str | None:
+        """The external network, when the router has a gateway."""
+        return str(self.gateway_port["network_id"]) if self.gateway_port else None
+
+    @property
+    def internal_network_ids(self) -> list[str]:
+        """The networks of the router's interfaces, sorted."""
+        return sorted({str(port["network_id"]) for port in self.interface_ports} - {self.gateway_network_id or ""})
+
+    def doubt(self) -> str:
+        """Why this reading cannot be true, though every call was answered; empty when nothing speaks against it.
+
+        Lists that a policy, a fault or a change in mid-reading cut short must not look like a router without networks.
+        """
+        plugged = {port["network_id"] for port in self.instance_ports}
+        if self.router.get("external_gateway_info") and self.gateway_port is None:
+            return "the router has a gateway, but its port is not listed"
+        if self.server_id and not plugged:
+            return "the ports of the running instance are not listed"
+        attached = set(self.attached_network_ids)
+        if missing := attached - set(self.networks):
+            return f"networks {sorted(missing)} are attached but not listed"
+        own = [*self.interface_ports, *([self.gateway_port] if self.gateway_port else [])]
+        if missing := {ip["subnet_id"] for port in own for ip in port["fixed_ips"]} - set(self.subnets):
+            return f"subnets {sorted(missing)} are attached but not listed"
+        internal = {p["id"] for p in self.interface_ports if p["network_id"] != self.gateway_network_id}
+        if missing := internal - {port["id"] for port in self.allocations}:
+            return f"the router's ports {sorted(missing)} are not listed with those of their networks"
+        return ""
+
+    @property
+    def attached_network_ids(self) -> list[str]:
+        """All networks that the instance must be plugged into, but the management network."""
+        return ([self.gateway_network_id] if self.gateway_network_id else []) + self.internal_network_ids
+
+
+def reading_of(router: Json, server_id: str | None, ports: Iterable[Json], read_at: float) -> RouterReading:
+    """A reading that has a router's and its instance's ports, and nothing else yet.
+
+    Of several gateways, the one counts that `external_gateway_info` describes.
+    """
+    ports = list(ports)
+    gateways = [port for port in ports if port.get("device_owner") == GATEWAY_OWNER]
+    main = (router.get("external_gateway_info") or {}).get("network_id")
+    gateways.sort(key=lambda port: port["network_id"] != main)
+    return RouterReading(
+        router=router,
+        server_id=server_id,
+        interface_ports=[port for port in ports if port.get("device_owner") in INTERFACE_OWNERS],
+        gateway_port=gateways[0] if gateways else None,
+        instance_ports=[port for port in ports if server_id and port.get("device_id") == server_id],
+        networks={},
+        subnets={},
+        floating_ips=[],
+        allocations=[],
+        labels=[],
+        read_at=read_at,
+    )
+
+
+def reading_of_snapshot(snapshot: Json, server_id: str | None, read_at: float) -> RouterReading:
+    """A reading made of a snapshot (docs/contracts.md, `astara-router-snapshot`); KeyError when a part is missing."""
+    reading = reading_of(snapshot["router"], server_id, [*snapshot["ports"], *snapshot["instance_ports"]], read_at)
+    reading.networks = {str(one["id"]): one for one in snapshot["networks"]}
+    reading.subnets = {str(one["id"]): one for one in snapshot["subnets"]}
+    reading.floating_ips = snapshot["floating_ips"]
+    reading.allocations = snapshot["allocations"]
+    reading.labels = snapshot["metering_labels"]
+    reading.serves_dhcp = snapshot["dhcp"] == "appliance"
+    reading.is_one = True
+    return reading

@@ -1,0 +1,92 @@
+"""What Neutron shows of a router, its floating IPs and its ports: told after each run, where Neutron takes it.
+
+It is for people: what cannot be told never ends a run and is told after a later one. Only differences to what Neutron
+showed when it was last read, or was last told, cost a call.
+"""
+
+from services.common import logging
+
+from .cloud import Json
+from .errors import CloudError, NotFoundError
+from .neutron import STATUS, Neutron
+from .reading import RouterReading
+from .resource import ManagedResource
+from .states import InstanceState
+
+ACTIVE, ALLOCATING, ERROR, DOWN = "ACTIVE", "ALLOCATING", "ERROR", "DOWN"
+_LONGEST_REASON = 1024
+
+_COMING = {
+    InstanceState.DOWN: "an instance is about to be booted",
+    InstanceState.BOOTING: "its instance boots",
+    InstanceState.RESTART: "its instance is replaced",
+}
+
+_log = logging.get(__name__)
+
+
+class RouterStatus:
+    """Tells Neutron. Never raises."""
+
+    def __init__(self, neutron: Neutron) -> None:
+        self._neutron = neutron
+
+    def seen(self, resource: ManagedResource, reading: RouterReading) -> None:
+        """A reading shows what Neutron was told of the router itself."""
+        router = reading.router
+        resource.shown = (str(router.get("status") or ""), str(router.get("status_reason") or ""))
+
+    def serves(self, resource: ManagedResource, reading: RouterReading) -> None:
+        """An appliance runs what a reading says: so its floating IPs and ports are what they should be."""
+        wanted = {str(one["id"]): ACTIVE if _is_used(one) else DOWN for one in reading.floating_ips}
+        floating = {
+            str(one["id"]): wanted[str(one["id"])]
+            for one in reading.floating_ips
+            if one.get("status") != wanted[str(one["id"])]
+        }
+        own = [*reading.interface_ports, *([reading.gateway_port] if reading.gateway_port else [])]
+        ports = {str(port["id"]): ACTIVE for port in own if port.get("status") != ACTIVE}
+        resource.untold = {}
+        if floating:
+            resource.untold["floating_ips"] = floating
+        if ports:
+            resource.untold["ports"] = ports
+
+    async def tell(self, resource: ManagedResource) -> None:
+        """Tell what differs. `NotFoundError` means that the router is gone, which is for the next reading to find."""
+        if STATUS not in self._neutron.extensions or resource.shown is None:
+            return
+        told: Json = dict(resource.untold)
+        if (status := _status(resource)) is not None and status != resource.shown:
+            told["status"], told["reason"] = status
+        if not told:
+            return
+        try:
+            await self._neutron.set_status(resource.resource_id, told)
+        except NotFoundError:
+            resource.untold = {}
+            return
+        except CloudError as error:
+            _log.info("status not told to Neutron", resource=resource.resource_id, reason=str(error))
+            return
+        resource.untold = {}
+        resource.shown = status or resource.shown
+
+
+def _status(resource: ManagedResource) -> tuple[str, str] | None:
+    """Status and reason in Neutron's words; None when there is nothing to say."""
+    state, reason = resource.state, resource.last_error[:_LONGEST_REASON]
+    if state is InstanceState.ERROR:
+        return ERROR, reason
+    if state in _COMING:
+        return ALLOCATING, reason or _COMING[state]
+    if state is InstanceState.CONFIGURED:
+        return ACTIVE, reason
+    if state in (InstanceState.UP, InstanceState.REPLUG) and reason:
+        # It runs what it ran before; only if that was never anything, nothing is served.
+        return (ACTIVE if resource.shown and resource.shown[0] == ACTIVE else ALLOCATING), reason
+    return None
+
+
+def _is_used(floating_ip: Json) -> bool:
+    return bool(floating_ip.get("fixed_ip_address") or floating_ip.get("port_forwardings"))

@@ -1,0 +1,150 @@
+"""A router's life where Neutron has Astara's plugin: few calls, and what Neutron shows of it is true."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from worker_running import Bench, do, running
+
+from lab.cloud.server import EXTERNAL_NETWORK
+from lab.workbench import TenantRouter
+from services.worker.resource import ManagedResource
+from services.worker.states import Action, InstanceState
+
+_STATUSES = "/v2.0/astara-router-statuses/{id}"
+_SNAPSHOT = "/v2.0/astara-router-snapshots/{id}"
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with running(cloud={"plugin": True}) as started:
+        yield started
+
+
+async def told(bench: Bench, made: TenantRouter) -> ManagedResource:
+    """Wait until a router is configured and Neutron has been told."""
+    resource = await bench.until_idle(made)
+    await bench.until(lambda: resource.shown == ("ACTIVE", "") and not resource.untold)
+    return resource
+
+
+async def router(bench: Bench, made: TenantRouter) -> dict[str, Any]:
+    answer = await do(made.connection.network.get, f"/routers/{made.router_id}")
+    shown: dict[str, Any] = answer.json()["router"]
+    return shown
+
+
+async def test_a_new_router_costs_10_calls_at_most_in_all_and_one_push(bench: Bench) -> None:
+    made = await bench.tenant_router("one")
+    bench.cloud.calls.reset()
+    bench.deliver(made, Action.CREATE)
+    await told(bench, made)
+    to_appliance = 2  # one look while it boots, one push
+    assert bench.cloud.calls.total() + to_appliance <= 10
+    assert bench.calls("GET", _SNAPSHOT) == 1
+    assert bench.pushes() == 1
+    bench.check_tidy(made, networks=2)
+    assert all(not port["fixed_ips"] for port in bench.own_ports() if port["description"].endswith(":svc"))
+
+
+async def test_an_unchanged_update_costs_2_calls_at_most_and_no_push(bench: Bench) -> None:
+    made = await bench.configured()
+    await told(bench, made)
+    bench.history()
+    bench.cloud.calls.reset()
+    bench.deliver(made, Action.UPDATE)
+    await bench.until_idle(made)
+    assert bench.cloud.calls.total() + 1 <= 2
+    assert bench.pushes() == 0
+
+
+async def test_the_same_router_has_the_same_digest_with_and_without_the_plugin(bench: Bench) -> None:
+    made = await bench.configured()
+    net = made.connection.network
+    port = await do(net.create_port, network_id=made.network_id, extra_dhcp_opts=[])
+    external = await do(net.find_network, EXTERNAL_NETWORK)
+    await do(net.create_ip, floating_network_id=external.id, port_id=port.id)
+    bench.deliver(made, Action.UPDATE)
+    await bench.until(lambda: bool(bench.appliance_configuration(made)["floating_ips"]))
+    await bench.until_idle(made)
+    neutron = bench.neutron
+    server = bench.server_id(made)
+    one = await neutron.read_router(made.router_id, server)
+    neutron.extensions -= {"astara-router-snapshot"}
+    many = await neutron.read_router(made.router_id, server)
+    assert one.is_one
+    assert not many.is_one
+    assert not one.doubt()
+    bench.history()
+    bench.deliver(made, Action.UPDATE)
+    await bench.until_idle(made)
+    assert bench.pushes() == 0
+
+
+async def test_neutron_shows_what_is_true_of_a_router_and_its_floating_ips(bench: Bench) -> None:
+    made = await bench.configured()
+    await told(bench, made)
+    assert (await router(bench, made))["status"] == "ACTIVE"
+    net = made.connection.network
+    external = await do(net.find_network, EXTERNAL_NETWORK)
+    port = await do(net.create_port, network_id=made.network_id)
+    floating = await do(net.create_ip, floating_network_id=external.id, port_id=port.id)
+    bench.deliver(made, Action.UPDATE)
+    await bench.until_idle(made)
+    await bench.until(lambda: bench.cloud.network.floatingips.get(floating.id)["status"] == "ACTIVE")
+    own = [one for one in bench.cloud.network.ports.table if one["device_id"] == made.router_id]
+    assert {one["status"] for one in own} == {"ACTIVE"}
+
+
+async def test_a_boot_that_fails_is_shown_with_its_reason_and_forgotten_afterwards(bench: Bench) -> None:
+    made = await bench.tenant_router("one")
+    fault = bench.fault("error", "nova", "POST", "/servers", status=403)
+    bench.deliver(made, Action.CREATE)
+    shown = bench.cloud.network.routers.get(made.router_id)
+    await bench.until(lambda: "403" in shown.get("status_reason", ""))
+    assert shown["status"] == "ALLOCATING"
+    bench.cloud.faults.remove(fault)
+    await bench.until_idle(made)
+    await bench.until(lambda: (shown["status"], shown["status_reason"]) == ("ACTIVE", ""))
+
+
+async def test_a_dead_instance_is_shown_as_allocating_until_another_serves(bench: Bench) -> None:
+    made = await bench.configured()
+    shown = bench.cloud.network.routers.get(made.router_id)
+    seen: list[str] = []
+
+    async def tap(_service: str, method: str, path: str) -> None:
+        if method == "PUT" and "statuses" in path:
+            seen.append(shown["status"])
+
+    bench.tap = tap
+    await bench.hypervisor.kill(bench.server_id(made))
+    bench.deliver(made, Action.POLL)
+    await bench.until(lambda: seen[-2:] == ["ALLOCATING", "ACTIVE"])
+
+
+async def test_a_status_that_neutron_does_not_take_stops_nothing_and_is_told_later(bench: Bench) -> None:
+    made = await bench.tenant_router("one")
+    fault = bench.fault("error", "neutron", "PUT", "/astara-router-statuses", status=500)
+    bench.deliver(made, Action.CREATE)
+    await bench.until_idle(made)
+    shown = bench.cloud.network.routers.get(made.router_id)
+    assert shown.get("status_reason", "") == ""
+    bench.cloud.faults.remove(fault)
+    bench.deliver(made, Action.POLL)
+    await bench.until_idle(made)
+    own = [one for one in bench.cloud.network.ports.table if one["device_id"] == made.router_id]
+    await bench.until(lambda: {one["status"] for one in own} == {"ACTIVE"})
+
+
+async def test_a_port_of_a_tenant_with_our_mark_is_not_taken_for_ours(bench: Bench) -> None:
+    made = await bench.tenant_router("one")
+    await do(
+        made.connection.network.create_port, network_id=made.network_id,
+        description=f"astara:lab:{made.router_id}:0:mgt",
+    )  # fmt: skip
+    bench.deliver(made, Action.UPDATE)
+    resource = await bench.until_idle(made)
+    assert resource.state is InstanceState.CONFIGURED
+    assert resource.instance is not None
+    assert resource.instance.management["network_id"] != made.network_id
