@@ -1,8 +1,10 @@
 """Takes the inventory: lists everything, or what changed, into tables, and tells what is different.
 
-A full listing replaces the tables, all or nothing. A look at what changed merges rows into them: it cannot see what was
-deleted, except ports of routers, whose router then changes too. Where Neutron refuses `changed_since` (it does as long
-as it validates filters, its default), a look lists the same tables whole; ports of tenants only every full listing.
+A full listing replaces the tables, all or nothing. A look at what changed merges rows into them, in the best way that
+Neutron has: snapshots of the routers that something changed since a revision (Astara's plugin in Neutron), which misses
+nothing; objects with `changed_since` a time, which cannot show what was deleted, except ports of routers, whose router
+then changes too; or, where Neutron refuses that (it does as long as it validates filters, its default), the same tables
+whole, and ports of tenants only with every full listing.
 """
 
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ _OWNERS: Filters = [("device_owner", owner) for owner in ROUTER_PORT_OWNERS]
 
 # Ids in one query: URLs have an end.
 _IDS = 40
+_SNAPSHOT = "id router ports networks subnets floating_ips"
 # A listing that is suspiciously short is believed when so many in a row agree.
 _AGREE = 3
 
@@ -50,6 +53,8 @@ class Findings:
     """Only after a full listing."""
     networks: list[str] = field(default_factory=list)
     """Networks to which a claimed resource is internally attached and on which tenants' ports changed."""
+    touched: list[ingest.InventoryResource] = field(default_factory=list)
+    """Claimed ones of which something changed that their fingerprint does not show."""
 
 
 class Inventory:
@@ -68,13 +73,19 @@ class Inventory:
         self._digests: NetworkDigests | None = None
         self._looked_at = 0.0
         self._short: list[int] = []
-        self.changed_since = True
-        """Whether Neutron tells what changed since a time; found out at the first look."""
+        self._changed_since = True  # Neutron tells what changed since a time; found out at the first look
+        self._revision: int | None = None  # of Astara's plugin in Neutron, up to which changes are known
         self.resources: dict[str, ingest.InventoryResource] = {}
+
+    @property
+    def lists_whole(self) -> bool:
+        """Whether a look at what changed has to list everything again."""
+        return self._revision is None and not self._changed_since
 
     async def full(self) -> Findings:
         """List everything. Raises ListingError, or SuspiciousError; what was known then stays."""
         began = self._clock.wall()
+        revision = await self._current_revision()
         await self._claim.refresh()
         tables = await self._list_tables()
         own = [("project_id", await self._lister.project_id())]
@@ -85,7 +96,7 @@ class Inventory:
             digests.add(page)
         self._check(len(tables.routers))
         before = self._digests.by_network if self._digests is not None else None
-        self._tables, self._digests, self._looked_at = tables, digests, began
+        self._tables, self._digests, self._looked_at, self._revision = tables, digests, began, revision
         self.resources = resources(tables, self._claim)
         findings = Findings(list(self.resources.values()))
         owners = {one: str(row.get("project_id") or row.get("tenant_id") or "") for one, row in tables.routers.items()}
@@ -99,26 +110,71 @@ class Inventory:
     async def changed(self) -> Findings:
         """Look at what changed. Raises ListingError; what was known then stays."""
         began = self._clock.wall()
+        listed: set[str] = set()
         moved: set[str] = set()
-        if self.changed_since:
+        if self._revision is not None:
             try:
-                moved = await self._merge()
+                listed = await self._merge_snapshots(self._revision)
             except ListingError as error:
-                if error.status != 400:
+                if error.status not in (404, 410):
                     raise
-                self.changed_since = False
-                _log.info("Neutron does not tell what changed since a time: routers are listed whole instead")
-        if not self.changed_since:
-            tables = await self._list_tables()
-            if len(tables.routers) < self._trusted_share * len(self._tables.routers):
-                raise ListingError("GET /routers", 200, f"only {len(tables.routers)} of {len(self._tables.routers)}")
-            # What is missing is for a full listing to say.
-            tables.routers = {**self._tables.routers, **tables.routers}
-            self._tables = tables
+                # The plugin was taken out, or Neutron's database is another: the next full listing begins anew.
+                self._revision = None
+                _log.warning("Neutron does not know the revision up to which changes are known", error=str(error))
+        if self._revision is None:
+            moved = await self._look()
         self._looked_at = began
         before, self.resources = self.resources, resources(self._tables, self._claim)
         news = [one for one in self.resources.values() if before.get(one.resource_id) != one]
-        return Findings(news, networks=self._attached(moved))
+        fresh = {one.resource_id for one in news}
+        touched = [one for one in self.resources.values() if one.resource_id in listed - fresh]
+        return Findings(news, networks=self._attached(moved), touched=touched)
+
+    async def _look(self) -> set[str]:
+        """Without the plugin: merge what changed; answers with the networks on which tenants' ports changed."""
+        if self._changed_since:
+            try:
+                return await self._merge()
+            except ListingError as error:
+                if error.status != 400:
+                    raise
+                self._changed_since = False
+                _log.info("Neutron does not tell what changed since a time: routers are listed whole instead")
+        tables = await self._list_tables()
+        if len(tables.routers) < self._trusted_share * len(self._tables.routers):
+            raise ListingError("GET /routers", 200, f"only {len(tables.routers)} of {len(self._tables.routers)}")
+        # What is missing is for a full listing to say.
+        tables.routers = {**self._tables.routers, **tables.routers}
+        self._tables = tables
+        return set()
+
+    async def _current_revision(self) -> int | None:
+        """Where changes are counted from after a full listing; None without the plugin."""
+        try:
+            _, revision = await self._lister.snapshots(None, "id")
+        except ListingError as error:
+            if error.status != 404:
+                _log.warning("Neutron does not tell its revision, changes are looked for otherwise", error=str(error))
+            return None
+        return revision
+
+    async def _merge_snapshots(self, since: int) -> set[str]:
+        """Merge snapshots of what changed since a revision; answers with the routers that were listed."""
+        rows, self._revision = await self._lister.snapshots(since, _SNAPSHOT)
+        tables = self._tables
+        # What is gone is for a full listing to say, and for the change feed.
+        found = {row["id"]: row for row in rows if not row.get("deleted")}
+        networks = {one["id"] for row in found.values() for one in row["networks"]}
+        tables.ports = {one: row for one, row in tables.ports.items() if row.get("device_id") not in found}
+        tables.subnets = {one: row for one, row in tables.subnets.items() if row.get("network_id") not in networks}
+        tables.floatingips = {one: row for one, row in tables.floatingips.items() if row.get("router_id") not in found}
+        for row in found.values():
+            tables.routers[row["id"]] = _chosen(row["router"], _ROUTER)
+            tables.ports |= _by_id([_chosen(one, _ROUTER_PORT) for one in row["ports"]])
+            tables.networks |= _by_id([_chosen(one, _NETWORK) for one in row["networks"]])
+            tables.subnets |= _by_id([_chosen(one, _SUBNET) for one in row["subnets"]])
+            tables.floatingips |= _by_id([_chosen(one, _FLOATING_IP) for one in row["floating_ips"]])
+        return set(found)
 
     async def _list_tables(self) -> Tables:
         lister = self._lister
@@ -184,6 +240,10 @@ class Inventory:
             if attachment.role == ATTACHMENT_ROLE_INTERNAL
         }
         return sorted(networks & attached)
+
+
+def _chosen(row: Row, fields: str) -> Row:
+    return {field: row.get(field) for field in fields.split()}
 
 
 def _by_id(rows: list[Row]) -> dict[str, Row]:

@@ -118,7 +118,7 @@ class Sweep:
         metrics.RESOURCES.set(len(self._inventory.resources))
         if full:
             self._full_at = began + settings.full_interval
-        if not self._inventory.changed_since:
+        if self._inventory.lists_whole:
             self._changed_at = max(self._changed_at, began + took / _DUTY)
         if await self._tell(found, full=full):
             metrics.LISTINGS.labels(kind, "taken").inc()
@@ -134,6 +134,11 @@ class Sweep:
             metrics.MOVED.labels("resource").inc(len(found.resources))
         if (full or found.resources) and not await self._stream.send(found.resources, found.instances, full=full):
             return False
+        for one in found.touched:
+            metrics.MOVED.labels("touched").inc()
+            event = pb.Event(kind=pb.EVENT_KIND_UPDATE, priority=pb.PRIORITY_RESYNC, source="health.changes")
+            event.subject.resource_id, event.subject.project_id = one.resource_id, one.tenant_id
+            await self._publisher.publish(event)
         for network_id in found.networks:
             metrics.MOVED.labels("network").inc()
             event = pb.Event(kind=pb.EVENT_KIND_UPDATE, priority=pb.PRIORITY_RESYNC, source="health.ports")

@@ -36,6 +36,12 @@ def router_deleted(router: dict[str, Any], _deployment: str) -> pb.Event:
     return _router(pb.EVENT_KIND_DELETE, router)
 
 
+def router_changed(change: dict[str, Any], _deployment: str) -> pb.Event:
+    """A router of which something changed, says the change feed (docs/contracts.md)."""
+    kind = pb.EVENT_KIND_DELETE if change.get("deleted") is True else pb.EVENT_KIND_UPDATE
+    return _event(kind, pb.Subject(resource_id=_id(change), project_id=_project(change)))
+
+
 def router_interface(interface: dict[str, Any], _deployment: str) -> pb.Event:
     """A router that was attached to a network or detached; the object's id is the router's."""
     return _event(

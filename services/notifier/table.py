@@ -149,6 +149,8 @@ NOTIFICATIONS: Mapping[str, Becomes | Ignored] = {
     "router.interface.delete": Becomes("router_interface", subjects.router_interface),
     "compute.instance.update": _SERVERS,
     "instance.update": _SERVERS,
+    # From Astara's plugin in Neutron: what changed, whether Neutron tells of it or not.
+    "astara.router.changed": Becomes("router_change", subjects.router_changed),
 }
 
 CASTS: Mapping[str, Cast | Ignored] = {

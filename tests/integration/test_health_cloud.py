@@ -58,10 +58,17 @@ class Tenant:
         await self.call("PUT", f"/routers/{router}/add_router_interface", {"subnet_id": subnet})
 
 
-@pytest.fixture(params=[True, False], ids=["filters validated", "changed_since"])
+NEUTRONS = {
+    "filters validated": CloudOptions(),
+    "changed_since": CloudOptions(filter_validation=False),
+    "plugin": CloudOptions(plugin=True),
+}
+
+
+@pytest.fixture(params=NEUTRONS)
 async def cloud(request: pytest.FixtureRequest) -> AsyncIterator[SimulatedCloud]:
-    """Neutron as it is by default, and as it is when it tells what changed since a time."""
-    one = SimulatedCloud(CloudOptions(filter_validation=request.param))
+    """Neutron as it is by default, when it tells what changed since a time, and with Astara's plugin."""
+    one = SimulatedCloud(NEUTRONS[request.param])
     one.seed()
     one.tenant("demo")
     await one.start()
@@ -294,3 +301,42 @@ async def test_each_resource_is_polled_once_a_period_and_the_poll_expires_with_i
 def test_a_start_without_a_claim_is_refused_with_the_three_choices(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"\[claim\] claim must be set \(one of: all, flavor, provider\)"):
         load("astara-health", [], (CommonSettings, *SETTINGS), extra=openstack.register)
+
+
+def routers_told(ingest: ScriptedIngest) -> list[str]:
+    return [one.subject.resource_id for one in ingest.events if one.source == "health.changes"]
+
+
+@pytest.mark.parametrize("cloud", ["plugin"], indirect=True)
+async def test_with_the_plugin_a_look_costs_one_call_and_misses_no_port(
+    start: Start, cloud: SimulatedCloud, tenant: Tenant, ingest: ScriptedIngest
+) -> None:
+    router, other = await tenant.router(), await tenant.router()
+    network, subnet = await tenant.network("10.0.0.0/24")
+    await tenant.attach(router, subnet)
+    port = (await tenant.call("POST", "/ports", {"port": {"network_id": network}}))["port"]["id"]
+    await start()
+    await first(ingest)
+    cloud.calls.reset()
+    await tenant.call("DELETE", f"/ports/{port}")
+    await ingest.until(lambda: router in routers_told(ingest))
+    assert other not in routers_told(ingest)
+    lists = {path for (service, method, path) in cloud.calls.counts if (service, method) == ("neutron", "GET")}
+    assert lists == {"/v2.0/astara-router-snapshots"}
+
+
+@pytest.mark.parametrize("cloud", ["plugin"], indirect=True)
+async def test_when_neutron_does_not_know_the_revision_any_more_everything_is_compared(
+    start: Start, cloud: SimulatedCloud, tenant: Tenant, ingest: ScriptedIngest
+) -> None:
+    router = await tenant.router()
+    await start()
+    await first(ingest)
+    fault = cloud.faults.add(Fault("error", "neutron", "GET", "/astara-router-snapshots", status=410, user="astara"))
+    await tenant.call("PUT", f"/routers/{router}", {"router": {"name": "renamed"}})
+
+    def renamed() -> bool:
+        return any(one.name == "renamed" for part in ingest.inventory for one in part.resources)
+
+    await ingest.until(renamed)
+    assert fault.hits
