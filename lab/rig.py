@@ -1,17 +1,20 @@
 """The control plane of ../shared/openstack-rig, with our Nova driver: its servers are machines made of namespaces.
 
-It has the service plugins that Astara makes use of, which the rig has not by itself. A control plane that runs already
-with them and with the driver is used as it is and stays up; otherwise it is brought up, and taken down at the end. What
-the rig remembers of its options is put back. There is one rig on a machine: a second user of it, from any checkout, is
-refused.
+Its Neutron is one of two: with `astara-neutron`, which then is the router plugin, or with Neutron's own router plugin
+and nothing of ours. A control plane that runs already with what is wanted is used as it is and stays up; otherwise it
+is brought up, and taken down at the end. What the rig remembers of its options is put back. There is one rig on a
+machine: a second user of it, from any checkout, is refused.
 """
 
 import contextlib
 import fcntl
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import openstack
@@ -29,9 +32,37 @@ CLOUDS = STATE / "clouds.yaml"
 _OPTIONS = STATE / "options"
 _NOVA, _NEUTRON = OURS / "nova.conf", OURS / "neutron.conf"
 _DRIVER = "compute_driver = astara_lab.NamespaceDriver"
-_PLUGINS = "service_plugins = router,port_forwarding"
-_EXTENSIONS = {"router", "floating-ip-port-forwarding"}
-"""What a control plane that has the plugins answers with, of which one that was brought up earlier may have fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neutron:
+    """A Neutron to bring up: its configuration, and the aliases by which one that has it is known, or not."""
+
+    configuration: str
+    has: frozenset[str]
+    lacks: frozenset[str]
+
+
+PLAIN = Neutron(
+    "[DEFAULT]\nservice_plugins = router,port_forwarding\n",
+    frozenset({"router", "floating-ip-port-forwarding", "l3_agent_scheduler"}),
+    frozenset({"astara-router-snapshot"}),
+)
+"""Neutron's own router plugin, as any cloud has it."""
+WITH_PLUGIN = Neutron(
+    "[DEFAULT]\nservice_plugins = astara,astara-router,astara-port-forwarding\n",
+    frozenset({"router", "floating-ip-port-forwarding", "astara-router-snapshot", "astara-router-status"}),
+    frozenset({"l3_agent_scheduler"}),
+)
+"""`astara-neutron`, with no L3 agent anywhere."""
+
+PARTS = {
+    "neutron": ("neutron-api", "neutron-rpc", "neutron-periodic"),
+    "nova": ("nova-api", "nova-metadata", "nova-conductor", "nova-scheduler", "nova-compute"),
+    "rabbitmq": ("rabbitmq",),
+    "mariadb": ("mysql",),
+}
+"""What can be taken away, and the processes that it is made of, by the rig's names."""
 
 
 class RigError(Exception):
@@ -39,7 +70,7 @@ class RigError(Exception):
 
 
 @contextlib.contextmanager
-def control_plane() -> Iterator[tuple[Connection, Hypervisor]]:
+def control_plane(neutron: Neutron = WITH_PLUGIN) -> Iterator[tuple[Connection, Hypervisor]]:
     """An admin's connection to a control plane that answers, and the hypervisor on which its Nova boots.
 
     Needs root. RigError when it cannot be had; CalledProcessError when it does not come up.
@@ -49,8 +80,7 @@ def control_plane() -> Iterator[tuple[Connection, Hypervisor]]:
         raise RigError(msg)
     OURS.mkdir(parents=True, exist_ok=True)
     _NOVA.write_text(f"[DEFAULT]\n{_DRIVER}\n[astara_lab]\nsocket = {OURS}/hypervisor/socket\n")
-    _NEUTRON.write_text(f"[DEFAULT]\n{_PLUGINS}\n")
-    with _alone(), _hypervisor() as hypervisor, _up():
+    with _alone(), _hypervisor() as hypervisor, _up(neutron):
         os.environ["OS_CLIENT_CONFIG_FILE"] = str(CLOUDS)
         with openstack.connect(cloud="rig") as connection:
             yield connection, hypervisor
@@ -89,16 +119,51 @@ def _hypervisor() -> Iterator[Hypervisor]:
         hypervisor.close()
 
 
-@contextlib.contextmanager
-def _up() -> Iterator[None]:
-    remembered = _OPTIONS.read_bytes() if _OPTIONS.exists() else None
-    if remembered is not None and str(_NEUTRON).encode() in remembered and _answers():
-        yield
-        return
-    environment = {
-        **os.environ, "RIG_STATE": str(STATE), "RIG_EXTRA_PIP": str(ROOT / "lab" / "nova_driver"),
+def take_away(part: str) -> None:
+    """Kill the processes of one of `PARTS`, as a crash of their machine would."""
+    for name in PARTS[part]:
+        file = STATE / "run" / f"{name}.pid"
+        pid = int(file.read_text().split()[0])
+        with contextlib.suppress(ProcessLookupError):
+            # Each has a session of its own, with its workers in it.
+            os.killpg(pid, signal.SIGKILL)
+    for name in PARTS[part]:
+        _ended(STATE / "run" / f"{name}.pid")
+
+
+def bring_back() -> None:
+    """Start what is missing. CalledProcessError when it does not come up."""
+    subprocess.run([str(RIG / "up")], env=_environment(), check=True, timeout=600)
+
+
+def _ended(file: Path) -> None:
+    pid = int(file.read_text().split()[0])
+    for _ in range(200):
+        try:
+            os.killpg(pid, 0)
+        except ProcessLookupError:
+            file.unlink()
+            return
+        time.sleep(0.05)
+    raise RigError(f"{file.stem} does not end")
+
+
+def _environment() -> dict[str, str]:
+    return {
+        **os.environ, "RIG_STATE": str(STATE),
+        "RIG_EXTRA_PIP": f"{ROOT / 'lab' / 'nova_driver'} -e {ROOT / 'integrations' / 'neutron'}",
         "RIG_NOVA_EXTRA_CONF": str(_NOVA), "RIG_NEUTRON_EXTRA_CONF": str(_NEUTRON),
     }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _up(neutron: Neutron) -> Iterator[None]:
+    remembered = _OPTIONS.read_bytes() if _OPTIONS.exists() else None
+    if remembered is not None and str(_NEUTRON).encode() in remembered and _answers(neutron):
+        yield
+        return
+    _NEUTRON.write_text(neutron.configuration)
+    environment = _environment()
     # What runs without the driver would keep running without it.
     subprocess.run([str(RIG / "down")], env=environment, check=True, timeout=300)
     subprocess.run([str(RIG / "up")], env=environment, check=True, timeout=1200)
@@ -112,12 +177,13 @@ def _up() -> Iterator[None]:
             _OPTIONS.write_bytes(remembered)
 
 
-def _answers() -> bool:
+def _answers(neutron: Neutron) -> bool:
     if not CLOUDS.exists():
         return False
     os.environ["OS_CLIENT_CONFIG_FILE"] = str(CLOUDS)
     try:
         with openstack.connect(cloud="rig") as connection:
-            return {extension.alias for extension in connection.network.extensions()} >= _EXTENSIONS
+            aliases = {extension.alias for extension in connection.network.extensions()}
+            return neutron.has <= aliases and not neutron.lacks & aliases
     except (SDKException, ClientException, OSError):
         return False

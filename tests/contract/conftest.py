@@ -210,7 +210,7 @@ def clouds() -> Iterator[Clouds]:
 
 def _administrator(stack: ExitStack) -> Connection:
     if REAL and "OS_CLOUD" not in os.environ:
-        admin, _ = stack.enter_context(rig.control_plane())
+        admin, _ = stack.enter_context(rig.control_plane(rig.PLAIN))
         return admin
     admin = openstack.connect() if REAL else connect(stack.enter_context(Simulation(CloudOptions())))
     stack.callback(admin.close)

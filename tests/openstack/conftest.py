@@ -25,9 +25,15 @@ EXTERNAL = {"172.24.4.0/24": "172.24.4.1", "2001:db8::/64": "2001:db8::2"}
 
 
 @pytest.fixture(scope="session")
-def control_plane() -> Iterator[tuple[Connection, Hypervisor]]:
+def plugin(request: pytest.FixtureRequest) -> bool:
+    """Whether Neutron has Astara's plugin."""
+    return bool(getattr(request, "param", True))
+
+
+@pytest.fixture(scope="session")
+def control_plane(plugin: bool) -> Iterator[tuple[Connection, Hypervisor]]:
     """An admin's connection to a control plane that answers, and its hypervisor."""
-    with rig.control_plane() as made:
+    with rig.control_plane(rig.WITH_PLUGIN if plugin else rig.PLAIN) as made:
         yield made
 
 

@@ -90,6 +90,10 @@ class RealCloud:
         print(f"  $ openstack {' '.join(words)}", flush=True)
         return json.loads(output) if output.strip().startswith(("{", "[")) else output.strip()
 
+    def try_client(self, *words: str, cloud: str = "user") -> bool:
+        """Whether a command of the openstack client succeeds."""
+        return self.clients[cloud].run(*words)[0] == 0
+
     # The user's hosts
 
     def boot(self, networks: dict[str, str]) -> list[Host]:
