@@ -21,6 +21,8 @@ from lab.layout import free_management_network
 from services.common import marks
 
 SECRET = "a-secret-of-the-openstack-tests"
+TENANTS = {"rig-tenant": "rig-user", "rig-other": "rig-other-user"}
+"""Two tenants that know nothing of each other, with a user each."""
 EXTERNAL = {"172.24.4.0/24": "172.24.4.1", "2001:db8::/64": "2001:db8::2"}
 
 
@@ -57,16 +59,18 @@ def real_cloud(control_plane: tuple[Connection, Hypervisor], tmp_path: Path) -> 
     _write_clouds(clouds, auth_url)
     _write_config(config, tmp_path, auth_url, api_port, prepared)
     user = Connection(config=OpenStackConfig(config_files=[str(clouds)], load_envvars=False).get_one(cloud="user"))
-    clients = {name: Client(clouds, name) for name in ("user", "admin")}
-    cloud = RealCloud(tmp_path, admin, user, clients, hypervisor, config, api_port, prepared.external)
+    other = Connection(config=OpenStackConfig(config_files=[str(clouds)], load_envvars=False).get_one(cloud="other"))
+    clients = {name: Client(clouds, name) for name in ("user", "other", "admin")}
+    cloud = RealCloud(tmp_path, admin, user, other, clients, hypervisor, config, api_port, prepared.external)
     try:
-        with clients["user"], clients["admin"]:
+        with clients["user"], clients["other"], clients["admin"]:
             yield cloud
     finally:
         for process in reversed(cloud.processes):
             if process.poll() is None:
                 cloud.stop(process)
         user.close()
+        other.close()
         _clean(admin)
         hypervisor.clear()
 
@@ -76,11 +80,10 @@ def _prepare(admin: Connection, hypervisor: Hypervisor) -> _Prepared:
     service = identity.find_project("service")
     user = identity.find_user("astara") or identity.create_user(name="astara", password="rig", domain_id="default")
     identity.assign_project_role_to_user(service, user, identity.find_role("admin"))
-    tenant = identity.find_project("rig-tenant") or identity.create_project(name="rig-tenant", domain_id="default")
-    member = identity.find_user("rig-user") or identity.create_user(
-        name="rig-user", password="rig", domain_id="default"
-    )
-    identity.assign_project_role_to_user(tenant, member, identity.find_role("member"))
+    for project, name in TENANTS.items():
+        tenant = identity.find_project(project) or identity.create_project(name=project, domain_id="default")
+        member = identity.find_user(name) or identity.create_user(name=name, password="rig", domain_id="default")
+        identity.assign_project_role_to_user(tenant, member, identity.find_role("member"))
     _clean(admin)
     cidr = ipaddress.ip_network(free_management_network())
     management = network.create_network(name="rig-mgmt", project_id=service.id)
@@ -108,11 +111,11 @@ def _prepare(admin: Connection, hypervisor: Hypervisor) -> _Prepared:
 def _clean(admin: Connection) -> None:
     """Remove what an earlier run that was cut short left behind; only objects of these tests."""
     network = admin.network
-    tenant = admin.identity.find_project("rig-tenant")
+    tenants = {found.id for name in TENANTS if (found := admin.identity.find_project(name))}
     ours = [
         server
         for server in admin.compute.servers(all_projects=True)
-        if server.name.startswith("astara-") or (tenant and server.project_id == tenant.id)
+        if server.name.startswith("astara-") or server.project_id in tenants
     ]
     for server in ours:
         admin.compute.delete_server(server)
@@ -122,25 +125,29 @@ def _clean(admin: Connection) -> None:
         mark = marks.PortMark.parse(port.description)
         if mark and mark.deployment == DEPLOYMENT:
             network.delete_port(port)
-    if tenant:
-        for fip in list(network.ips(project_id=tenant.id)):
-            for forwarding in list(network.floating_ip_port_forwardings(fip)):
-                network.delete_floating_ip_port_forwarding(fip, forwarding)
-            network.delete_ip(fip)
-        for router in list(network.routers(project_id=tenant.id)):
-            network.put(f"/routers/{router.id}", json={"router": {"routes": []}})
-            for port in list(network.ports(device_id=router.id, device_owner="network:router_interface")):
-                network.remove_interface_from_router(router, port_id=port.id)
-            network.delete_router(router)
-        for port in list(network.ports(project_id=tenant.id)):
-            network.delete_port(port)
-        for one in list(network.networks(project_id=tenant.id)):
-            network.delete_network(one)
+    for tenant in tenants:
+        _clean_tenant(network, tenant)
     for name in ("rig-shared", "rig-mgmt", "rig-external"):
         for one in list(network.networks(name=name)):
             for port in list(network.ports(network_id=one.id)):
                 network.delete_port(port)
             network.delete_network(one)
+
+
+def _clean_tenant(network: Any, tenant: str) -> None:
+    for fip in list(network.ips(project_id=tenant)):
+        for forwarding in list(network.floating_ip_port_forwardings(fip)):
+            network.delete_floating_ip_port_forwarding(fip, forwarding)
+        network.delete_ip(fip)
+    for router in list(network.routers(project_id=tenant)):
+        network.put(f"/routers/{router.id}", json={"router": {"routes": []}})
+        for port in list(network.ports(device_id=router.id, device_owner="network:router_interface")):
+            network.remove_interface_from_router(router, port_id=port.id)
+        network.delete_router(router)
+    for port in list(network.ports(project_id=tenant)):
+        network.delete_port(port)
+    for one in list(network.networks(project_id=tenant)):
+        network.delete_network(one)
 
 
 def _free_port() -> int:
@@ -159,7 +166,9 @@ def _write_clouds(path: Path, auth_url: str) -> None:
             "region_name": "RegionOne", "identity_api_version": "3",
         }  # fmt: skip
 
-    path.write_text(json.dumps({"clouds": {"admin": entry("admin", "admin"), "user": entry("rig-user", "rig-tenant")}}))
+    (tenant, user), (other, other_user) = TENANTS.items()
+    entries = {"admin": entry("admin", "admin"), "user": entry(user, tenant), "other": entry(other_user, other)}
+    path.write_text(json.dumps({"clouds": entries}))
 
 
 def _write_config(path: Path, folder: Path, auth_url: str, api_port: int, prepared: _Prepared) -> None:

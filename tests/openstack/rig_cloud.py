@@ -74,6 +74,7 @@ class RealCloud:
     folder: Path
     admin: Connection
     user: Connection
+    other: Connection
     clients: dict[str, Client]
     hypervisor: Hypervisor
     config: Path
@@ -96,10 +97,11 @@ class RealCloud:
 
     # The user's hosts
 
-    def boot(self, networks: dict[str, str]) -> list[Host]:
-        """Boot servers of the user, each on a network, all at once; they may not have their addresses yet."""
-        compute = self.user.compute
-        image, flavor = self.user.image.find_image("tiny").id, compute.find_flavor("tiny").id
+    def boot(self, networks: dict[str, str], tenant: str = "user") -> list[Host]:
+        """Boot servers of a tenant, each on a network, all at once; they may not have their addresses yet."""
+        connection: Connection = getattr(self, tenant)
+        compute = connection.compute
+        image, flavor = connection.image.find_image("tiny").id, compute.find_flavor("tiny").id
         servers = [
             compute.create_server(name=name, image_id=image, flavor_id=flavor, networks=[{"uuid": network_id}])
             for name, network_id in networks.items()
@@ -113,7 +115,7 @@ class RealCloud:
 
     def console(self, host: Host) -> str:
         """A host's console, from Nova."""
-        return str(self.user.compute.get_server_console_output(host.id)["output"])
+        return str(self.admin.compute.get_server_console_output(host.id)["output"])
 
     def internet_asks(self, address: str) -> dict[str, Any] | None:
         """What the host at an address answers to the Internet, on port 80 if none is named."""
@@ -173,6 +175,15 @@ class RealCloud:
         """What Astara knows of a router; empty when it knows nothing."""
         answer = self.api(f"/v1/resources/{router_id}")
         return answer["resource"] if answer else {}
+
+    def shows(self, router: str, cloud: str = "user") -> tuple[str, str]:
+        """Status and reason that `openstack router show` prints."""
+        shown = self.client("router", "show", router, cloud=cloud)
+        return shown["status"], shown.get("status_reason", "")
+
+    def floating_status(self, floating_id: str) -> str:
+        """What Neutron shows of a floating IP."""
+        return str(self.admin.network.get_ip(floating_id).status)
 
     def server_of(self, router_id: str) -> str | None:
         """The server that is a configured router's instance."""

@@ -46,12 +46,41 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     assert not web.pings(far.address)
     assert cloud.internet_asks(web.address) is None
 
+    print("Neutron tells the truth")
+    until("r1 is active", lambda: cloud.shows("r1") == ("ACTIVE", ""))
+    own = list(cloud.admin.network.ports(device_id=r1))
+    assert {one.status for one in own} == {"ACTIVE"}
+
+    print("another tenant with the same addresses")
+    net3 = client("network", "create", "net1", cloud="other")["id"]
+    client("subnet", "create", "sub1", "--network", "net1", "--subnet-range", "10.1.0.0/24", cloud="other")
+    r9 = client("router", "create", "r1", cloud="other")["id"]
+    client("router", "set", "r1", "--external-gateway", "rig-external", cloud="other")
+    client("router", "add", "subnet", "r1", "sub1", cloud="other")
+    (twin,) = cloud.boot({"twin": net3}, tenant="other")
+    until("the twin has its metadata", lambda: f"instance {twin.id}" in cloud.console(twin))
+    theirs = cloud.admin.network.get_router(r9).external_gateway_info["external_fixed_ips"]
+    outer_twin = next(one["ip_address"] for one in theirs if ":" not in one["ip_address"])
+    until("the Internet sees its router", lambda: twin.seen_as() == outer_twin)
+    with twin.serves(7000):
+        until("it reaches itself", lambda: twin.asks(f"{twin.address}:7000"))
+        assert web.asks(f"{twin.address}:7000") is None
+    if twin.address != web.address:
+        assert not twin.pings(web.address)
+    client("server", "delete", "--wait", "twin", cloud="other")
+    client("router", "unset", "r1", "--external-gateway", cloud="other")
+    client("router", "remove", "subnet", "r1", "sub1", cloud="other")
+    client("router", "delete", "r1", cloud="other")
+    until("its ports are gone", lambda: not any(r9 in mark for mark in cloud.own_ports()))
+    until("its network can go", lambda: cloud.try_client("network", "delete", "net1", cloud="other"))
+
     print("a floating IP")
     port = next(cloud.user.network.ports(device_id=web.id)).id
     fip = client("floating", "ip", "create", "rig-external", "--port", port)
     floating = str(fip["floating_ip_address"])
     until("the Internet reaches web", lambda: _name(cloud, floating) == "web")
     until("and sees the floating IP", lambda: web.seen_as() == floating)
+    until("Neutron calls it active", lambda: cloud.floating_status(fip["id"]) == "ACTIVE")
     assert db.seen_as() == snat
     hairpin = db.asks(floating)
     assert hairpin is not None
@@ -60,6 +89,7 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
         client("floating", "ip", "unset", "--port", fip["id"])
         until("web is hidden again", lambda: web.seen_as() == snat)
         assert cloud.internet_asks(floating) is None
+        until("Neutron calls it down", lambda: cloud.floating_status(fip["id"]) == "DOWN")
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         with pytest.raises(TimeoutError):
             connection.recv(1)
@@ -154,10 +184,12 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
 
     print("an appliance dies, and is replaced")
     cloud.hypervisor.kill(first)
+    until("Neutron says so", lambda: cloud.shows("r1")[0] == "ALLOCATING")
     second = until("another instance is configured", lambda: (now := cloud.server_of(r1)) != first and now)
     until("packets flow again", lambda: _name(cloud, floating) == "web" and web.seen_as() == floating)
     assert db.seen_as() == snat
     assert web.pings("198.51.100.1")
+    until("Neutron calls r1 active again", lambda: cloud.shows("r1") == ("ACTIVE", ""))
 
     print("a router deleted while the workers do not run; packets of others go on")
     workers = cloud.worker_pids()
