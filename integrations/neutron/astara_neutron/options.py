@@ -12,6 +12,11 @@ OPTIONS: list[cfg.Opt] = [
         default="",
         help="Router flavor (name or id) that a router gets that is created without one; empty: none",
     ),
+    cfg.ListOpt(
+        "availability_zones",
+        default=[],
+        help="Nova's availability zones that routers may ask for, with the service plugin astara-router",
+    ),
 ]
 
 cfg.CONF.register_opts(OPTIONS, GROUP)
