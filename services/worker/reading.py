@@ -19,7 +19,8 @@ class RouterReading:
 
     `server_id` is the server whose ports are in `instance_ports`; None when none was asked for. `is_one` says that all
     of it was read in one transaction of Neutron's database, so no part can be older than another. `serves_dhcp` says
-    whether the appliance is the one to serve DHCP where a subnet has it enabled.
+    whether the appliance is the one to serve DHCP where a subnet has it enabled. `unserved` names what is asked of the
+    router that appliances do not do yet.
     """
 
     router: Json
@@ -35,6 +36,7 @@ class RouterReading:
     read_at: float
     is_one: bool = False
     serves_dhcp: bool = True
+    unserved: tuple[str, ...] = ()
     hints: int = -1  # ManagedResource.hints when the reading began
 
     @property
@@ -108,4 +110,22 @@ def reading_of_snapshot(snapshot: Json, server_id: str | None, read_at: float) -
     reading.labels = snapshot["metering_labels"]
     reading.serves_dhcp = snapshot["dhcp"] == "appliance"
     reading.is_one = True
+    reading.unserved = tuple(_unserved(snapshot))
     return reading
+
+
+def _unserved(snapshot: Json) -> Iterable[str]:
+    """What a user asked for and appliances do not do yet, in the user's words."""
+    router = snapshot["router"]
+    if snapshot.get("conntrack_helpers"):
+        yield "conntrack helpers"
+    if snapshot.get("ndp_proxies"):
+        yield "NDP proxies"
+    if (router.get("external_gateway_info") or {}).get("qos_policy_id"):
+        yield "QoS of the gateway"
+    if any(one.get("qos_policy_id") for one in snapshot["floating_ips"]):
+        yield "QoS of floating IPs"
+    if len(router.get("external_gateways") or ()) > 1:
+        yield "more than one external gateway"
+    if snapshot.get("ha"):
+        yield "a second instance for high availability"

@@ -44,6 +44,7 @@ class RouterStatus:
             for one in reading.floating_ips
             if one.get("status") != wanted[str(one["id"])]
         }
+        resource.unserved = f"not done yet: {', '.join(reading.unserved)}" if reading.unserved else ""
         own = [*reading.interface_ports, *([reading.gateway_port] if reading.gateway_port else [])]
         ports = {str(port["id"]): ACTIVE for port in own if port.get("status") != ACTIVE}
         resource.untold = {}
@@ -81,7 +82,7 @@ def _status(resource: ManagedResource) -> tuple[str, str] | None:
     if state in _COMING:
         return ALLOCATING, reason or _COMING[state]
     if state is InstanceState.CONFIGURED:
-        return ACTIVE, reason
+        return ACTIVE, reason or resource.unserved
     if state in (InstanceState.UP, InstanceState.REPLUG) and reason:
         # It runs what it ran before; only if that was never anything, nothing is served.
         return (ACTIVE if resource.shown and resource.shown[0] == ACTIVE else ALLOCATING), reason

@@ -137,6 +137,19 @@ async def test_a_status_that_neutron_does_not_take_stops_nothing_and_is_told_lat
     await bench.until(lambda: {one["status"] for one in own} == {"ACTIVE"})
 
 
+async def test_what_appliances_do_not_do_yet_is_told_and_not_passed_over(bench: Bench) -> None:
+    made = await bench.configured()
+    resource = await told(bench, made)
+    shown = bench.cloud.network.routers.get(made.router_id)
+    shown["ha"] = True
+    bench.deliver(made, Action.UPDATE)
+    await bench.until(lambda: "high availability" in shown["status_reason"])
+    assert shown["status"] == "ACTIVE"
+    shown["ha"] = False
+    bench.deliver(made, Action.UPDATE)
+    await bench.until(lambda: resource.shown == ("ACTIVE", ""))
+
+
 async def test_a_port_of_a_tenant_with_our_mark_is_not_taken_for_ours(bench: Bench) -> None:
     made = await bench.tenant_router("one")
     await do(
