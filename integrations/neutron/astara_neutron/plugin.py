@@ -1,20 +1,35 @@
 """The service plugin `astara`: what the orchestrator talks to in Neutron. It is loaded beside any L3 plugin.
 
-It is made of parts that know nothing of each other; each part is a module with a class that is made once, when Neutron
-loads the plugin.
+It is made of parts that know nothing of each other: the log of changes and the feed that follows it, and one module for
+each extension.
 """
 
 from typing import ClassVar
 
+from neutron.api import extensions
 from neutron_lib.services import base
 
-from . import options  # noqa: F401 - registers them
+from . import (
+    extensions as own_extensions,
+)
+from . import (
+    options,  # noqa: F401 - registers them
+)
+from .changes import Changes
+from .feed import Feed
+
+extensions.append_api_extensions_path(list(own_extensions.__path__))
 
 
 class AstaraPlugin(base.ServicePluginBase):
     """Extensions and callbacks for the orchestrator."""
 
-    supported_extension_aliases: ClassVar[list[str]] = []
+    supported_extension_aliases: ClassVar[list[str]] = ["astara-router-snapshot"]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feed = Feed()
+        self.changes = Changes(self.feed.put)
 
     @classmethod
     def get_plugin_type(cls) -> str:

@@ -1,0 +1,3 @@
+"""Where alembic keeps how far the tables of this plugin are."""
+
+VERSION_TABLE = "alembic_version_astara_neutron"

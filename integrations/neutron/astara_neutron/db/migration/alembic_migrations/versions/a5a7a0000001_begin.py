@@ -1,0 +1,29 @@
+"""The tables that the plugin begins with. Expands only: a Neutron without the plugin does not know them."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "a5a7a0000001"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Make them."""
+    op.create_table(
+        "astara_router_statuses",
+        sa.Column("router_id", sa.String(36), sa.ForeignKey("routers.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("reason", sa.String(1024), nullable=False, server_default=""),
+        mysql_engine="InnoDB",
+    )
+    op.create_table(
+        "astara_changes",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True),
+        sa.Column("kind", sa.String(32), nullable=False),
+        sa.Column("object_id", sa.String(36), nullable=False),
+        sa.Column("project_id", sa.String(255), nullable=False, server_default=""),
+        sa.Column("deleted", sa.Boolean(), nullable=False, server_default=sa.sql.false()),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Index("ix_astara_changes_created_at", "created_at"),
+        sqlite_autoincrement=True,
+        mysql_engine="InnoDB",
+    )

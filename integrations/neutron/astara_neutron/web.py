@@ -1,0 +1,98 @@
+"""What the plugin's own API resources share: JSON bodies and queries checked by hand, errors that name the field.
+
+Neutron's generic controllers know lists of equal objects only; these resources are of another shape.
+"""
+
+from typing import Any, ClassVar
+
+import pecan
+import webob.exc
+from neutron import policy
+from neutron.api import extensions
+from neutron.api.v2 import resource
+from neutron_lib import exceptions
+from neutron_lib.api import faults
+
+MAX_BODY = 4 * 1024 * 1024
+"""Bytes of a request's body."""
+
+Query = list[tuple[str, str]]
+
+
+class WrongField(exceptions.BadRequest):
+    """400, and which part of the request is to be mended how."""
+
+    message = "%(field)s: %(fix)s"
+
+    def __init__(self, field: str, fix: str) -> None:
+        super().__init__(field=field, fix=fix)
+
+
+def gone(text: str) -> Exception:
+    """410."""
+    error: Exception = webob.exc.HTTPGone(text)
+    return error
+
+
+def enforce(context: Any, rule: str) -> None:
+    """403 unless the policy lets the caller."""
+    policy.enforce(context, rule, {})
+
+
+def query() -> Query:
+    """The query of the request that is being answered, in order."""
+    return [(str(key), str(value)) for key, value in pecan.request.GET.items()]
+
+
+def body(name: str) -> Any:
+    """What the JSON body of the request has under its one key. WrongField."""
+    if len(pecan.request.body) > MAX_BODY:
+        raise WrongField("body", f"at most {MAX_BODY} bytes are taken")
+    try:
+        found = pecan.request.json
+    except ValueError:
+        raise WrongField("body", "JSON is expected") from None
+    if not isinstance(found, dict) or set(found) != {name}:
+        raise WrongField("body", f'an object with the one key "{name}" is expected')
+    return found[name]
+
+
+def number(field: str, text: str, least: int, most: int) -> int:
+    """A number of the query. WrongField."""
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        raise WrongField(field, f"a number from {least} to {most} is expected")
+    return int(text)
+
+
+def published(collection: str, controller: Any) -> list[Any]:
+    """A controller, with `index`, `show` or `update`, as an extension's resources."""
+    made = resource.Resource(controller, faults.FAULT_MAP, action_status={"update": 200})
+    return [extensions.ResourceExtension(collection, made)]
+
+
+class Descriptor(extensions.api_extensions.ExtensionDescriptor):
+    """What Neutron asks an extension."""
+
+    alias: ClassVar[str]
+    title: ClassVar[str]
+    updated: ClassVar[str] = "2026-11-23T00:00:00-00:00"
+
+    @classmethod
+    def get_name(cls) -> str:
+        """For people."""
+        return cls.title
+
+    @classmethod
+    def get_alias(cls) -> str:
+        """For programs."""
+        return cls.alias
+
+    @classmethod
+    def get_description(cls) -> str:
+        """A sentence."""
+        return (cls.__doc__ or "").strip().partition("\n")[0]
+
+    @classmethod
+    def get_updated(cls) -> str:
+        """Since when it is as it is."""
+        return cls.updated
