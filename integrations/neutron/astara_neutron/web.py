@@ -1,8 +1,12 @@
 """What the plugin's own API resources share: JSON bodies and queries checked by hand, errors that name the field.
 
-Neutron's generic controllers know lists of equal objects only; these resources are of another shape.
+Neutron's generic controllers know lists of equal objects only; these resources are of another shape. Neutron answers
+them by one of two ways, depending on its version and pipeline: with the request as webob has it, or with pecan's.
 """
 
+import contextvars
+import json
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pecan
@@ -17,6 +21,9 @@ MAX_BODY = 4 * 1024 * 1024
 """Bytes of a request's body."""
 
 Query = list[tuple[str, str]]
+
+_ACTIONS = ("index", "show", "update")
+_request: contextvars.ContextVar[Any] = contextvars.ContextVar("request")
 
 
 class WrongField(exceptions.BadRequest):
@@ -41,15 +48,21 @@ def enforce(context: Any, rule: str) -> None:
 
 def query() -> Query:
     """The query of the request that is being answered, in order."""
-    return [(str(key), str(value)) for key, value in pecan.request.GET.items()]
+    return [(str(key), str(value)) for key, value in _request.get().GET.items()]
+
+
+def url() -> str:
+    """The URL of the request that is being answered, without its query."""
+    return str(_request.get().path_url)
 
 
 def body(name: str) -> Any:
     """What the JSON body of the request has under its one key. WrongField."""
-    if len(pecan.request.body) > MAX_BODY:
+    given = _request.get().body
+    if len(given) > MAX_BODY:
         raise WrongField("body", f"at most {MAX_BODY} bytes are taken")
     try:
-        found = pecan.request.json
+        found = json.loads(given)
     except ValueError:
         raise WrongField("body", "JSON is expected") from None
     if not isinstance(found, dict) or set(found) != {name}:
@@ -66,8 +79,28 @@ def number(field: str, text: str, least: int, most: int) -> int:
 
 def published(collection: str, controller: Any) -> list[Any]:
     """A controller, with `index`, `show` or `update`, as an extension's resources."""
-    made = resource.Resource(controller, faults.FAULT_MAP, action_status={"update": 200})
+    made = resource.Resource(_Answering(controller), faults.FAULT_MAP, action_status={"update": 200})
     return [extensions.ResourceExtension(collection, made)]
+
+
+class _Answering:
+    """A controller that knows which request it answers."""
+
+    def __init__(self, controller: Any) -> None:
+        for action in _ACTIONS:
+            if (answer := getattr(controller, action, None)) is not None:
+                setattr(self, action, _knowing(answer))
+
+
+def _knowing(answer: Callable[..., Any]) -> Callable[..., Any]:
+    def known(request: Any, *parts: Any, **named: Any) -> Any:
+        token = _request.set(request if hasattr(request, "GET") else pecan.request)
+        try:
+            return answer(request, *parts, **named)
+        finally:
+            _request.reset(token)
+
+    return known
 
 
 class Descriptor(extensions.api_extensions.ExtensionDescriptor):

@@ -3,8 +3,6 @@
 from typing import Any
 from urllib.parse import urlencode
 
-import pecan
-
 from astara_neutron import log, snapshot, web
 
 _RULE = "get_astara_router_snapshot"
@@ -55,7 +53,7 @@ class Controller:
         answer: dict[str, Any] = {_KEY: page, "revision": revision}
         if more is not None:
             rest = [(name, value) for name, value in query if name != "marker"]
-            href = f"{pecan.request.path_url}?{urlencode([*rest, ('marker', more)])}"
+            href = f"{web.url()}?{urlencode([*rest, ('marker', more)])}"
             answer[f"{_KEY}_links"] = [{"rel": "next", "href": href}]
         return answer
 
