@@ -7,6 +7,7 @@ each extension.
 from typing import ClassVar
 
 from neutron.api import extensions
+from neutron_lib.api.definitions import ip_allocation
 from neutron_lib.services import base
 
 from . import (
@@ -17,6 +18,8 @@ from . import (
 )
 from .changes import Changes
 from .feed import Feed
+from .service_ports import ServicePorts
+from .status import StatusReason
 
 extensions.append_api_extensions_path(list(own_extensions.__path__))
 
@@ -24,12 +27,19 @@ extensions.append_api_extensions_path(list(own_extensions.__path__))
 class AstaraPlugin(base.ServicePluginBase):
     """Extensions and callbacks for the orchestrator."""
 
-    supported_extension_aliases: ClassVar[list[str]] = ["astara-router-snapshot"]
+    supported_extension_aliases: ClassVar[list[str]] = [
+        "astara-router-snapshot",
+        "astara-router-status",
+        "astara-services",
+        ip_allocation.ALIAS,
+    ]
 
     def __init__(self) -> None:
         super().__init__()
         self.feed = Feed()
         self.changes = Changes(self.feed.put)
+        self.status_reason = StatusReason()
+        self.service_ports = ServicePorts()
 
     @classmethod
     def get_plugin_type(cls) -> str:

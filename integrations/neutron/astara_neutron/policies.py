@@ -5,7 +5,6 @@ An operator narrows that one rule to the service user in Neutron's `policy.yaml`
 
 from typing import Any
 
-from neutron_lib import exceptions
 from oslo_policy import policy
 
 ORCHESTRATOR = "astara_orchestrator"
@@ -78,14 +77,7 @@ def list_rules() -> list[policy.RuleDefault]:
 
 def allows(context: Any, action: str, target: dict[str, Any] | None = None) -> bool:
     """Whether the caller may do one of the actions above."""
-    # While this module is loaded as a list of rules, Neutron's policy engine may not be imported yet.
-    from neutron import policy as engine  # noqa: PLC0415
+    from neutron import policy as engine  # noqa: PLC0415 - which loads this module as a list of rules
 
     allowed: bool = engine.check(context, action, target or {})
     return allowed
-
-
-def demand(context: Any, action: str) -> None:
-    """PolicyNotAuthorized (403) unless the caller may."""
-    if not allows(context, action):
-        raise exceptions.PolicyNotAuthorized(action=action)

@@ -1,0 +1,176 @@
+"""What Neutron does with ports that carry Astara's mark: they are the orchestrator's, whatever network they are on.
+
+True at all times: who may not give a port a mark cannot make one look like Astara's; a marked port of another project
+is changed and deleted only by those whom `change_astara_port` lets (the orchestrator, Nova, admins); management ports
+do not exist for anybody without global access who is not of their project. Neutron itself, acting for a user with
+elevated rights, counts as an admin here, as everywhere.
+"""
+
+import unicodedata
+from typing import Any
+
+import sqlalchemy as sa
+from neutron.common import _constants as neutron_constants
+from neutron.db import models_v2
+from neutron.objects import ports as port_objects
+from neutron_lib import exceptions
+from neutron_lib.api.definitions import ip_allocation, port_security
+from neutron_lib.api.definitions import port as port_definition
+from neutron_lib.callbacks import events, registry, resources
+from neutron_lib.db import api as db_api
+from neutron_lib.db import model_query, resource_extend
+from neutron_lib.db import utils as db_utils
+from neutron_lib.plugins import directory
+from oslo_log import log
+
+from . import marks, policies
+
+LOG = log.getLogger(__name__)
+
+_MANAGEMENT_LIKE = f"{marks.PREFIX}%:{marks.MANAGEMENT}"
+_SERVICE_LIKE = f"{marks.PREFIX}%:{marks.SERVICE}"
+
+
+class PortOfAstaraError(exceptions.NotAuthorized):
+    """403: somebody else's hands are on the orchestrator's port."""
+
+    message = (
+        "Port %(port)s is the orchestrator's: through it the appliance of router %(router)s is on this network. "
+        "It goes when the router's interface on the network is removed"
+    )
+
+
+class MarkReservedError(exceptions.NotAuthorized):
+    """403: a mark by somebody who is not the orchestrator."""
+
+    message = "description: texts of the form astara:…:mgt and astara:…:svc mark the orchestrator's ports"
+
+
+class PortSecurityOnError(exceptions.BadRequest):
+    """400: it could not carry a router's addresses."""
+
+    message = "port_security_enabled: false is expected on a service port, which carries addresses that are a router's"
+
+
+@resource_extend.has_resource_extenders
+@registry.has_registry_receivers
+class ServicePorts:
+    """Protects, hides and completes them."""
+
+    def __init__(self) -> None:
+        model_query.register_hook(
+            models_v2.Port, "astara_management_ports", query_hook=_without_management, filter_hook=None
+        )
+        if not _has_port_security():
+            LOG.error(
+                "Astara's service ports cannot be created: ML2 has no port security. Add port_security to "
+                "[ml2] extension_drivers"
+            )
+
+    @staticmethod
+    @resource_extend.extends([port_definition.COLLECTION_NAME])
+    def _show_allocation(shown: dict[str, Any], port: Any) -> None:
+        """As Neutron's plugin for segments does; without it, Nova refuses ports that have no address."""
+        shown[ip_allocation.IP_ALLOCATION] = port["ip_allocation"] or ip_allocation.IP_ALLOCATION_IMMEDIATE
+
+    @registry.receives(resources.PORT, [events.PRECOMMIT_CREATE])
+    def _keep_allocation(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
+        """Ports created several at a time: Neutron says, but does not write, that they were to have no address."""
+        port = payload.latest_state
+        if isinstance(port, port_objects.Port) and payload.request_body.get("fixed_ips") == []:
+            port.db_obj.ip_allocation = ip_allocation.IP_ALLOCATION_NONE
+
+    @registry.receives(resources.PORT, [events.BEFORE_CREATE])
+    def _before_create(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
+        _check_description(payload.context, payload.latest_state)
+
+    @registry.receives(resources.PORT, [events.BEFORE_UPDATE])
+    def _before_update(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
+        before, wanted = payload.states[0], payload.states[1]
+        _check_owner(payload.context, before)
+        if "description" in wanted and wanted["description"] != before["description"]:
+            _check_description(payload.context, {**dict(before), **wanted})
+
+    @registry.receives(resources.PORT, [events.BEFORE_DELETE])
+    def _before_delete(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
+        _check_owner(payload.context, payload.metadata["port"])
+
+    @registry.receives(resources.NETWORK, [events.BEFORE_DELETE])
+    def _release_network(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
+        """A network on which nothing is left but service ports may go, and they with it, as DHCP's ports do.
+
+        The router is not attached any more, or its own port would be there. Nova hears of it as it does when a user
+        deletes a server's port, and unplugs it.
+        """
+        context = payload.context.elevated()
+        core = directory.get_plugin()
+        for port_id in _left_alone(context, payload.resource_id):
+            try:
+                port = core.get_port(context, port_id)
+                core.delete_port(context, port_id)
+            except exceptions.PortNotFound:
+                continue  # the orchestrator was faster
+            LOG.info("Deleted service port %s along with network %s", port_id, payload.resource_id)
+            told = events.APIEventPayload(
+                context,
+                "port.delete.end",
+                "delete_port",
+                resource_id=port_id,
+                states=({}, {port_definition.RESOURCE_NAME: port}),
+                collection_name=port_definition.COLLECTION_NAME,
+            )
+            registry.publish(resources.PORT, events.BEFORE_RESPONSE, self, payload=told)
+
+
+def _without_management(context: Any, port: Any, query: Any) -> Any:
+    """A hook in each query for ports: leaves out management ports of others, where a query is a user's at all."""
+    if not db_utils.model_query_scope_is_project(context, port):
+        return query
+    return query.filter(sa.or_(port.project_id == context.project_id, ~port.description.like(_MANAGEMENT_LIKE)))
+
+
+def _left_alone(context: Any, network_id: str) -> list[str]:
+    """The service ports of a network, when nothing else is on it that Neutron would not remove by itself."""
+    port = models_v2.Port
+    with db_api.CONTEXT_READER.using(context) as session:
+        here = session.query(port.id).filter(port.network_id == network_id)
+        found = [row.id for row in here.filter(port.description.like(_SERVICE_LIKE))]
+        if not found:
+            return []
+        others = here.filter(port.id.notin_(found), port.device_owner.notin_(neutron_constants.AUTO_DELETE_PORT_OWNERS))
+        return [] if others.first() else found
+
+
+def _check_owner(context: Any, port: Any) -> None:
+    """PortOfAstaraError when a port is the orchestrator's and the caller neither of its project nor let by policy."""
+    mark = marks.parse(port["description"])
+    if mark is None or port["project_id"] == context.project_id:
+        return
+    if not policies.allows(context, policies.CHANGE_PORT):
+        raise PortOfAstaraError(port=port["id"], router=mark.resource_id)
+
+
+def _check_description(context: Any, port: dict[str, Any]) -> None:
+    """MarkReservedError, or PortSecurityOnError for a service port that filters."""
+    description = port.get("description")
+    if not _reads_like_mark(description):
+        return
+    if not policies.allows(context, policies.CREATE_PORT):
+        raise MarkReservedError
+    mark = marks.parse(description)
+    serves = mark is not None and mark.role == marks.SERVICE
+    if serves and _has_port_security() and port.get(port_security.PORTSECURITY) is not False:
+        raise PortSecurityOnError
+
+
+def _reads_like_mark(description: Any) -> bool:
+    """Whether a database might take a text for a mark; some compare letters without case and accents."""
+    if not isinstance(description, str) or ":" not in description:
+        return False
+    letters = (one for one in unicodedata.normalize("NFKD", description) if not unicodedata.combining(one))
+    plain = "".join(letters).casefold().strip()
+    return plain.startswith(marks.PREFIX) and plain.endswith((f":{marks.MANAGEMENT}", f":{marks.SERVICE}"))
+
+
+def _has_port_security() -> bool:
+    return port_security.ALIAS in getattr(directory.get_plugin(), "supported_extension_aliases", ())
