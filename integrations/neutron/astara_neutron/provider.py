@@ -8,6 +8,7 @@ and make networks for them: there the flavor's profile alone says it.
 from typing import Any
 
 from neutron.db import l3_attrs_db, l3_hamode_db
+from neutron.objects import router as router_objects
 from neutron.services.l3_router.service_providers import base
 from neutron_lib import constants as lib_constants
 from neutron_lib import exceptions
@@ -74,3 +75,15 @@ class AstaraRouterProvider(base.L3ServiceProvider):
             wants = flavors.wants_ha(payload.context, payload.request_body)
             payload.request_body["ha"] = wants
             l3_attrs_db.ExtraAttributesMixin.set_extra_attr_value(router, "ha", wants)
+
+    @registry.receives(resources.FLOATING_IP, [events.PRECOMMIT_UPDATE])
+    def _end_association(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
+        """A floating IP that leaves a router of ours is DOWN: no orchestrator will say so of one that has no router."""
+        former, now = payload.states[0], payload.desired_state
+        if not former.get("router_id") or now.router_id or former["status"] == lib_constants.FLOATINGIP_STATUS_DOWN:
+            return
+        context = payload.context.elevated()
+        if self.owns_router(context, former["router_id"]):
+            router_objects.FloatingIP.update_object(
+                context, {"status": lib_constants.FLOATINGIP_STATUS_DOWN}, id=former["id"]
+            )
