@@ -20,7 +20,13 @@ _PROGRAMS = {
 }
 """Programs that run in machines made of namespaces, and Debian's packages of them."""
 
-_TEST_PROGRAMS = {"jq": "jq", "mmdebstrap": "mmdebstrap", "mariadbd": "mariadb-server"}
+_TEST_PROGRAMS = {
+    "jq": "jq",
+    "mmdebstrap": "mmdebstrap",
+    "mariadbd": "mariadb-server",
+    "ovn-northd": "ovn-central",
+    "shellcheck": "shellcheck",
+}
 """What tests need besides."""
 
 _IMAGE_PROGRAMS = {name: name for name in ("buildah", "catatonit", "debootstrap", "podman", "runc")}
