@@ -137,7 +137,8 @@ class Workbench:
         settings = replace(WorkerSettings(first_retry=0.1, last_retry=5.0), **self._worker)
         self._api = Cloud(self.connect("astara", "service"), settings)
         self.neutron = neutron = Neutron(_Tapped("neutron", self._api.neutron, self._tapped), "lab")
-        nova = Nova(_Tapped("nova", self._api.nova, self._tapped), "lab")
+        self.nova_api = _Tapped("nova", self._api.nova, self._tapped)
+        nova = Nova(self.nova_api, "lab")
         facts, findings = await Preflight(self._api, neutron, router_settings, appliance_settings).look()
         if facts is None:
             raise RuntimeError("; ".join(findings))
@@ -148,6 +149,7 @@ class Workbench:
             "lab", router_settings, appliance_settings, facts, lambda router: self.claims(router),  # noqa: PLW0108 - a test may change it
 
             lambda _resource: self.epoch, self._api.glance, self._peers, self.appliances.certificates.boot_files,
+            neutron.zones_are_nova,
             lambda: str(uuid.uuid4()), self.clock,
         )  # fmt: skip
         self.driver = RouterDriver(

@@ -99,6 +99,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
             glance=cloud.glance,
             peers=peers,
             boot_files=appliances.certificates.boot_files,
+            zones_are_nova=neutron.zones_are_nova,
             new_id=_new_id,
             clock=clock,
         )

@@ -48,6 +48,10 @@ class Neutron:
         answer = await self._api.get("/extensions", {"fields": "alias"})
         self.extensions = frozenset(str(entry["alias"]) for entry in answer["extensions"])
 
+    def zones_are_nova(self) -> bool:
+        """Whether routers' availability zones are Nova's: with agents that hold routers they are these agents'."""
+        return STATUS in self.extensions and "l3_agent_scheduler" not in self.extensions
+
     async def read_router(self, router_id: str, server_id: str | None) -> RouterReading:
         """Everything that the configuration of a router is made of. NotFoundError when the router is not there."""
         started = time.monotonic()

@@ -82,7 +82,7 @@ class RouterServers:
         resource.attempts += 1
         try:
             server_id = await self._nova.boot(
-                mark, image, self._env.management.flavor_id, order, data, self._env.router.availability_zone
+                mark, image, self._env.management.flavor_id, order, data, self._zone(reading)
             )
         except UncertainError:
             resource.boot_uncertain = True
@@ -104,6 +104,11 @@ class RouterServers:
             # Done as far as booting goes; the operation ends when the instance is configured.
             resource.hand.settle_rebuilds()
         self._observer.happened(resource, "boot", f"server {server_id}, attempt {resource.attempts}, image {image}")
+
+    def _zone(self, reading: RouterReading) -> str:
+        """Nova's zone: what the router asks for, where its zones are Nova's, else the configured one."""
+        hints = reading.router.get("availability_zone_hints") if self._env.zones_are_nova() else None
+        return str(hints[0]) if hints else self._env.router.availability_zone
 
     def _choose_image(self, resource: ManagedResource) -> str:
         """The image becomes that of the newest rebuild; answers with the operation that boots, or empty."""

@@ -30,7 +30,7 @@ class RouterEnvironment:
 
     `claims` says of a router (Neutron's JSON) whether it is ours; `epoch` answers with the epoch of a resource's shard
     or raises LostOwnershipError; `peers` names this worker's other resources that have an instance; `boot_files` are
-    the certificates for a new one.
+    the certificates for a new one; `zones_are_nova` says whether the zones that routers ask for are Nova's.
     """
 
     deployment: str
@@ -42,6 +42,7 @@ class RouterEnvironment:
     glance: Api
     peers: Callable[[ManagedResource], Iterable[ManagedResource]]
     boot_files: Callable[[], list[Json]]
+    zones_are_nova: Callable[[], bool]
     new_id: Callable[[], str]
     clock: Clock
 

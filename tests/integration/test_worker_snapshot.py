@@ -137,6 +137,23 @@ async def test_a_status_that_neutron_does_not_take_stops_nothing_and_is_told_lat
     await bench.until(lambda: {one["status"] for one in own} == {"ACTIVE"})
 
 
+async def test_a_router_that_asks_for_a_zone_is_booted_there(bench: Bench) -> None:
+    made = await bench.tenant_router("one")
+    bench.cloud.network.routers.get(made.router_id)["availability_zone_hints"] = ["nova"]
+    asked: list[Any] = []
+    api = bench.nova_api
+    post = api.post
+
+    async def posted(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        asked.append(body["server"].get("availability_zone"))
+        return await post(path, body)
+
+    api.post = posted  # type: ignore[method-assign]
+    bench.deliver(made, Action.CREATE)
+    await bench.until_idle(made)
+    assert asked == ["nova"]
+
+
 async def test_what_appliances_do_not_do_yet_is_told_and_not_passed_over(bench: Bench) -> None:
     made = await bench.configured()
     resource = await told(bench, made)
