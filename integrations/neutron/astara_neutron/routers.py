@@ -8,17 +8,12 @@ import sqlalchemy as sa
 from neutron.db import models_v2
 from neutron.db.models import l3, metering
 from neutron.db.qos import models as qos
+from neutron_lib.db import standard_attr
 
-from . import changes
+from . import changes, marks
+from .changes import GATEWAY, INTERNAL
 
 _CHUNK = 500
-
-INTERNAL = (
-    "network:router_interface",
-    "network:router_interface_distributed",
-    "network:ha_router_replicated_interface",
-)
-GATEWAY = "network:router_gateway"
 
 
 @dataclass(slots=True)
@@ -81,10 +76,7 @@ def _routers_of(session: Any, kind: str, objects: Collection[str]) -> Iterator[t
         networks = _rows(session, sa.select(subnet.network_id, subnet.id), subnet.id, objects)
         yield from _through(session, networks, (*INTERNAL, GATEWAY))
     elif kind == changes.PORT:
-        query = sa.select(port.network_id, port.id).where(sa.not_(port.device_owner.startswith("network:")))
-        yield from _through(session, _rows(session, query, port.id, objects), INTERNAL)
-        own = sa.select(port.device_id, port.id).where(port.device_owner.in_((*INTERNAL, GATEWAY)))
-        yield from _rows(session, own, port.id, objects)
+        yield from _of_ports(session, port.id, objects)
     elif kind == changes.FLOATING_IP:
         fip = l3.FloatingIP
         query = sa.select(fip.router_id, fip.id).where(fip.router_id.is_not(None))
@@ -96,8 +88,38 @@ def _routers_of(session: Any, kind: str, objects: Collection[str]) -> Iterator[t
             l3.FloatingIP.id == floating.fip_id, l3.FloatingIP.router_id.is_not(None)
         )
         yield from _rows(session, query, floating.policy_id, objects)
+    elif kind == changes.ATTRIBUTES:
+        yield from _of_attributes(session, [int(one) for one in objects])
     else:
         yield from _labelled(session, kind, objects)
+
+
+def _of_ports(session: Any, column: Any, values: Collection[Any]) -> Iterator[tuple[str, Any]]:
+    """Pairs of a router and the value of the column; a router's own ports concern it, those of tenants its networks."""
+    port, attributes = models_v2.Port, standard_attr.StandardAttribute
+    own, inside = [], []
+    query = sa.select(port.device_owner, port.device_id, port.network_id, attributes.description, column)
+    query = query.join(attributes, attributes.id == port.standard_attr_id)
+    for owner, device_id, network_id, description, value in _rows(session, query, column, values):
+        if owner in (*INTERNAL, GATEWAY):
+            own.append((device_id, value))
+        elif marks.parse(description) is None:
+            inside.append((network_id, value))
+    yield from own
+    yield from _through(session, inside, INTERNAL)
+
+
+def _of_attributes(session: Any, numbers: Collection[int]) -> Iterator[tuple[str, str]]:
+    """Pairs of a router and the row of standard attributes, as text, that concerns it."""
+    router, floating_ip, network, subnet = l3.Router, l3.FloatingIP, models_v2.Network, models_v2.Subnet
+    found: list[Any] = []
+    for model, router_id in ((router, router.id), (floating_ip, floating_ip.router_id)):
+        found += _rows(session, sa.select(router_id, model.standard_attr_id), model.standard_attr_id, numbers)
+    found += _of_ports(session, models_v2.Port.standard_attr_id, numbers)
+    for model, network_id in ((network, network.id), (subnet, subnet.network_id)):
+        query = sa.select(network_id, model.standard_attr_id)
+        found += _through(session, _rows(session, query, model.standard_attr_id, numbers), (*INTERNAL, GATEWAY))
+    yield from ((router_id, str(number)) for router_id, number in found if router_id)
 
 
 def _labelled(session: Any, kind: str, objects: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -122,16 +144,16 @@ def _attached(session: Any, column: Any, objects: Collection[str], owners: tuple
     yield from _rows(session, query, column, objects)
 
 
-def _through(session: Any, pairs: Iterable[Any], owners: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _through(session: Any, pairs: Iterable[Any], owners: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     """From pairs of a network and what concerns it to pairs with the routers on it."""
-    causes: dict[str, list[str]] = {}
+    causes: dict[str, list[Any]] = {}
     for network_id, object_id in pairs:
         causes.setdefault(network_id, []).append(object_id)
     for router_id, network_id in _attached(session, models_v2.Port.network_id, causes, owners):
         yield from ((router_id, object_id) for object_id in causes[network_id])
 
 
-def _rows(session: Any, query: Any, column: Any, values: Collection[str]) -> Iterator[Any]:
+def _rows(session: Any, query: Any, column: Any, values: Collection[Any]) -> Iterator[Any]:
     """The rows whose column has one of the values, asked for in parts."""
     chosen = list(values)
     for start in range(0, len(chosen), _CHUNK):

@@ -7,13 +7,24 @@ questions to the database, however many objects it has.
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+import sqlalchemy as sa
+from neutron.db.models import l3
+from neutron.objects import conntrack_helper as helper_objects
+from neutron.objects import ndp_proxy as proxy_objects
 from neutron.objects import port_forwarding as forwarding_objects
+from neutron_lib import exceptions
+from neutron_lib.api import attributes
 from neutron_lib.db import api as db_api
 from neutron_lib.plugins import constants, directory
 from oslo_config import cfg
+from oslo_log import log as logging
+from oslo_serialization import jsonutils
 
 from . import flavors, log, options
-from .routers import GATEWAY, INTERNAL, Concerned, concerned
+from .changes import GATEWAY, INTERNAL
+from .routers import Concerned, concerned
+
+LOG = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
@@ -24,6 +35,8 @@ _ALLOCATION = ("id", "network_id", "device_id", "device_owner", "mac_address", "
 _FORWARDING = ("id", "protocol", "internal_port_id", "internal_ip_address", "internal_port", "external_port",
                "internal_port_range", "external_port_range", "description")  # fmt: skip
 
+_SYNONYMS = {"project_id": "tenant_id"}
+
 Page = tuple[list[Json], int, str | None]
 """Snapshots, the revision to ask for next, and the marker of the next page."""
 
@@ -32,6 +45,7 @@ def of(context: Any, router_id: str, instance: str | None) -> Json:
     """One snapshot. RouterNotFound."""
     context = context.elevated()
     with db_api.CONTEXT_READER.using(context) as session:
+        # The first read: with it begins what the whole transaction sees.
         told = log.revision(session)
         router = directory.get_plugin(constants.L3).get_router(context, router_id)
         found = _Snapshots(context, [router], PARTS, instance).all()[0]
@@ -43,31 +57,23 @@ def listed(context: Any, told: int | None, limit: int, marker: str, parts: Colle
     context = context.elevated()
     with db_api.CONTEXT_READER.using(context) as session:
         revision = log.revision(session)
-        l3 = directory.get_plugin(constants.L3)
         if told is None:
-            found: dict[str, Concerned] = {}
-            routers = l3.get_routers(context, sorts=[("id", True)])
-            routers = [router for router in routers if router["id"] > marker]
-            page, more = routers[:limit], len(routers) > limit
-            gone: list[Json] = []
-            last = page[-1]["id"] if page else ""
+            query = sa.select(l3.Router.id).where(l3.Router.id > marker).order_by(l3.Router.id).limit(limit + 1)
+            found = {router_id: Concerned(revision) for router_id in session.execute(query).scalars()}
         else:
             found = concerned(session, log.since(session, told))
-            ids = sorted(one for one in found if one > marker)
-            chosen, more = ids[:limit], len(ids) > limit
-            last = chosen[-1] if chosen else ""
-            alive = [one for one in chosen if not found[one].deleted]
-            page = l3.get_routers(context, filters={"id": alive}) if alive else []
-            gone = [
-                {"id": one, "project_id": found[one].project_id, "deleted": True}
-                for one in chosen
-                if found[one].deleted
-            ]
-        snapshots = _Snapshots(context, page, parts, None).all()
-        if "revision" in parts:
-            for one in snapshots:
-                one["revision"] = found[one["id"]].revision if one["id"] in found else revision
-        return sorted([*snapshots, *gone], key=lambda one: str(one["id"])), revision, last if more else None
+        ids = sorted(one for one in found if one > marker)
+        chosen = ids[:limit]
+        gone = [one for one in chosen if found[one].deleted]
+        alive = [one for one in chosen if not found[one].deleted]
+        plugin = directory.get_plugin(constants.L3)
+        routers = plugin.get_routers(context, filters={"id": alive}) if alive else []
+        rows = [{"id": one, "project_id": found[one].project_id, "deleted": True} for one in gone]
+        for row in _Snapshots(context, routers, parts, None).all():
+            if "revision" in parts:
+                row["revision"] = found[row["id"]].revision
+            rows.append(row)
+    return sorted(rows, key=lambda row: str(row["id"])), revision, chosen[-1] if len(ids) > limit else None
 
 
 class _Snapshots:
@@ -81,40 +87,45 @@ class _Snapshots:
         self._l3 = directory.get_plugin(constants.L3)
         ids = [router["id"] for router in routers]
         ports: list[Json] = []
-        if ids and self._parts & {"ports", "networks", "subnets", "allocations"}:
-            ports = self._core.get_ports(context, filters={"device_id": ids})
+        if self._parts & {"ports", "networks", "subnets", "allocations"}:
+            ports = self._read("ports", "device_id", ids, self._core.get_ports)
             ports = [port for port in ports if port["device_owner"] in (*INTERNAL, GATEWAY)]
         attached = sorted({port["network_id"] for port in ports})
         internal = sorted({port["network_id"] for port in ports if port["device_owner"] in INTERNAL})
         self._own = _grouped(ports, "device_id")
-        self._networks = _grouped(self._read("networks", attached, "id", self._core.get_networks), "id")
-        self._subnets = _grouped(self._read("subnets", attached, "network_id", self._core.get_subnets), "network_id")
-        self._inside = _grouped(self._read("allocations", internal, "network_id", self._core.get_ports), "network_id")
+        self._networks = self._part("networks", "id", attached, self._core.get_networks)
+        self._subnets = self._part("subnets", "network_id", attached, self._core.get_subnets)
+        self._inside: dict[str, list[Json]] = {}
+        if "allocations" in self._parts:
+            self._inside = _grouped(self._read("ports", "network_id", internal, self._core.get_ports), "network_id")
         self._floating = _grouped(self._floating_ips(ids), "router_id")
+        self._helpers = self._of_routers("conntrack_helpers", constants.CONNTRACKHELPER, helper_objects.ConntrackHelper)
+        self._proxies = self._of_routers("ndp_proxies", constants.NDPPROXY, proxy_objects.NDPProxy)
         self._labels = self._read_labels()
+        self._policies = self._read_policies()
+        self._ha: dict[Any, bool] = {}
         self._plugged: list[Json] = []
         if instance and "instance_ports" in self._parts:
-            self._plugged = self._core.get_ports(context, filters={"device_id": [instance]})
+            self._plugged = self._read("ports", "device_id", [instance], self._core.get_ports)
 
     def all(self) -> list[Json]:
         """The snapshots, in the order of the routers, with the parts that are wanted and the id."""
         made: dict[str, Callable[[Json], Any]] = {
-            "revision": lambda _router: 0,
             "dhcp": lambda _router: who_serves_dhcp(),
-            "router": lambda router: router,
-            "ha": lambda router: flavors.wants_ha(self._context, router),
+            "router": lambda router: _shown("routers", router),
+            "ha": self._wants_ha,
             "ports": lambda router: self._own.get(router["id"], []),
             "instance_ports": lambda _router: self._plugged,
             "networks": lambda router: _of(self._networks, self._where(router)),
             "subnets": lambda router: _of(self._subnets, self._where(router)),
             "allocations": self._allocations,
             "floating_ips": lambda router: self._floating.get(router["id"], []),
-            "conntrack_helpers": self._conntrack_helpers,
-            "ndp_proxies": self._ndp_proxies,
+            "conntrack_helpers": lambda router: self._helpers.get(router["id"], []),
+            "ndp_proxies": lambda router: self._proxies.get(router["id"], []),
             "metering_labels": lambda router: [
                 label for label in self._labels if label["shared"] or label["project_id"] == router["project_id"]
             ],
-            "qos_policies": self._policies,
+            "qos_policies": lambda router: _of(self._policies, self._policy_ids(router)),
         }
         return [
             {"id": router["id"], **{part: make(router) for part, make in made.items() if part in self._parts}}
@@ -125,56 +136,80 @@ class _Snapshots:
         ports = self._own.get(router["id"], [])
         return sorted({port["network_id"] for port in ports if port["device_owner"] in owners})
 
+    def _wants_ha(self, router: Json) -> bool:
+        """As `flavors.wants_ha`, once a flavor; a profile that nobody can read must not hide all routers."""
+        key = (router.get("flavor_id"), router.get("ha"))
+        if key not in self._ha:
+            try:
+                self._ha[key] = flavors.wants_ha(self._context, router)
+            except exceptions.NeutronException as error:
+                LOG.warning("the flavor of router %s tells nothing of high availability: %s", router["id"], error)
+                self._ha[key] = router.get("ha") is True
+        return self._ha[key]
+
     def _allocations(self, router: Json) -> list[Json]:
         ports = _of(self._inside, self._where(router, INTERNAL))
-        return [{key: port.get(key) for key in _ALLOCATION} for port in ports]
+        return [{key: port[key] for key in _ALLOCATION if key in port} for port in ports]
 
-    def _read(self, part: str, ids: list[str], name: str, read: Callable[..., list[Json]]) -> list[Json]:
-        return read(self._context, filters={name: ids}) if ids and part in self._parts else []
+    def _read(self, collection: str, name: str, ids: list[str], read: Callable[..., list[Json]]) -> list[Json]:
+        """Objects of which a field has one of some values, as the API shows them."""
+        return [_shown(collection, row) for row in read(self._context, filters={name: ids})] if ids else []
+
+    def _part(self, part: str, name: str, ids: list[str], read: Callable[..., list[Json]]) -> dict[str, list[Json]]:
+        return _grouped(self._read(part, name, ids, read), name) if part in self._parts else {}
 
     def _floating_ips(self, router_ids: list[str]) -> list[Json]:
-        if not router_ids or not self._parts & {"floating_ips", "qos_policies"}:
+        if not self._parts & {"floating_ips", "qos_policies"}:
             return []
-        found: list[Json] = self._l3.get_floatingips(self._context, filters={"router_id": router_ids})
+        found = self._read("floatingips", "router_id", router_ids, self._l3.get_floatingips)
         forwardings: dict[str, list[Json]] = {}
         if found and directory.get_plugin(constants.PORTFORWARDING):
             ids = [one["id"] for one in found]
+            # While these are held, each forwarding finds its floating IP in the session and asks nothing.
+            held = self._context.session.query(l3.FloatingIP).filter(l3.FloatingIP.id.in_(ids)).all()
             for one in forwarding_objects.PortForwarding.get_objects(self._context, floatingip_id=ids):
                 shown = one.to_dict()
-                forwardings.setdefault(one.floatingip_id, []).append(
-                    {key: shown[key] for key in _FORWARDING if key in shown}
-                )
+                kept = {key: shown[key] for key in _FORWARDING if key in shown}
+                forwardings.setdefault(one.floatingip_id, []).append(kept)
+            del held
         for fip in found:
             fip["port_forwardings"] = forwardings.get(fip["id"], [])
         return found
+
+    def _of_routers(self, part: str, plugin: str, model: Any) -> dict[str, list[Json]]:
+        """Objects of a plugin, where there is one, that belong to the routers."""
+        if part not in self._parts or not self._routers or directory.get_plugin(plugin) is None:
+            return {}
+        ids = [router["id"] for router in self._routers]
+        return _grouped((_plain(one) for one in model.get_objects(self._context, router_id=ids)), "router_id")
 
     def _read_labels(self) -> list[Json]:
         plugin = directory.get_plugin(constants.METERING)
         if plugin is None or "metering_labels" not in self._parts or not self._routers:
             return []
-        rules = _grouped(plugin.get_metering_label_rules(self._context), "metering_label_id")
-        return [{**label, "rules": rules.get(label["id"], [])} for label in plugin.get_metering_labels(self._context)]
+        projects = sorted({router["project_id"] for router in self._routers})
+        labels = plugin.get_metering_labels(self._context, filters={"project_id": projects})
+        labels += [
+            label
+            for label in plugin.get_metering_labels(self._context, filters={"shared": [True]})
+            if label["project_id"] not in projects
+        ]
+        ids = [label["id"] for label in labels]
+        found = plugin.get_metering_label_rules(self._context, filters={"metering_label_id": ids}) if ids else []
+        rules = _grouped(found, "metering_label_id")
+        return [_plain({**label, "rules": rules.get(label["id"], [])}) for label in labels]
 
-    def _conntrack_helpers(self, router: Json) -> list[Json]:
-        plugin = directory.get_plugin(constants.CONNTRACKHELPER)
-        if plugin is None:
-            return []
-        return [_plain(one) for one in plugin.get_router_conntrack_helpers(self._context, router["id"])]
-
-    def _ndp_proxies(self, router: Json) -> list[Json]:
-        plugin = directory.get_plugin(constants.NDPPROXY)
-        if plugin is None:
-            return []
-        return [_plain(one) for one in plugin.get_ndp_proxies(self._context, filters={"router_id": [router["id"]]})]
-
-    def _policies(self, router: Json) -> list[Json]:
-        plugin = directory.get_plugin(constants.QOS)
+    def _policy_ids(self, router: Json) -> list[str]:
         named = [(router.get("external_gateway_info") or {}).get("qos_policy_id")]
         named += [one.get("qos_policy_id") for one in self._floating.get(router["id"], [])]
-        ids = sorted({str(one) for one in named if one})
-        if plugin is None or not ids:
-            return []
-        return [_plain(one) for one in plugin.get_policies(self._context, filters={"id": ids})]
+        return sorted({str(one) for one in named if one})
+
+    def _read_policies(self) -> dict[str, list[Json]]:
+        plugin = directory.get_plugin(constants.QOS)
+        ids = sorted({one for router in self._routers for one in self._policy_ids(router)})
+        if plugin is None or "qos_policies" not in self._parts or not ids:
+            return {}
+        return _grouped((_plain(one) for one in plugin.get_policies(self._context, filters={"id": ids})), "id")
 
 
 def who_serves_dhcp() -> str:
@@ -187,8 +222,16 @@ def who_serves_dhcp() -> str:
 
 
 def _plain(one: Any) -> Json:
-    plain: Json = one.to_dict() if hasattr(one, "to_dict") else dict(one)
+    """An object of a plugin as JSON has it: some have addresses and objects within."""
+    plain: Json = jsonutils.to_primitive(one.to_dict() if hasattr(one, "to_dict") else one)
     return plain
+
+
+def _shown(collection: str, row: Json) -> Json:
+    """What the API shows of an object to an administrator."""
+    known = attributes.RESOURCES.get(collection, {})
+    hidden = {key for key in row if not known.get(_SYNONYMS.get(key, key), {}).get("is_visible")}
+    return {key: value for key, value in row.items() if key not in hidden}
 
 
 def _grouped(rows: Iterable[Json], name: str) -> dict[str, list[Json]]:

@@ -22,6 +22,7 @@ MAX_BODY = 4 * 1024 * 1024
 
 Query = list[tuple[str, str]]
 
+_MOST_DIGITS = 20
 _ACTIONS = ("index", "show", "update")
 _request: contextvars.ContextVar[Any] = contextvars.ContextVar("request")
 
@@ -72,7 +73,8 @@ def body(name: str) -> Any:
 
 def number(field: str, text: str, least: int, most: int) -> int:
     """A number of the query. WrongField."""
-    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+    digits = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    if not digits or not least <= int(text) <= most:
         raise WrongField(field, f"a number from {least} to {most} is expected")
     return int(text)
 

@@ -41,7 +41,7 @@ class Change(model_base.BASEV2):
 
     id = sa.Column(BigId, primary_key=True, autoincrement=True)
     kind = sa.Column(sa.String(32), nullable=False)
-    object_id = sa.Column(sa.String(constants.UUID_FIELD_SIZE), nullable=False)
+    object_id = sa.Column(sa.String(constants.PROJECT_ID_FIELD_SIZE), nullable=False)
     project_id = sa.Column(sa.String(constants.PROJECT_ID_FIELD_SIZE), nullable=False, server_default="")
     deleted: Any = sa.Column(sa.Boolean(), nullable=False, server_default=sa.sql.false())
     created_at = sa.Column(sa.DateTime(), nullable=False)

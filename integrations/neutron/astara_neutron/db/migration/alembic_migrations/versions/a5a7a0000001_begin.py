@@ -19,7 +19,7 @@ def upgrade() -> None:
         "astara_changes",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True),
         sa.Column("kind", sa.String(32), nullable=False),
-        sa.Column("object_id", sa.String(36), nullable=False),
+        sa.Column("object_id", sa.String(255), nullable=False),
         sa.Column("project_id", sa.String(255), nullable=False, server_default=""),
         sa.Column("deleted", sa.Boolean(), nullable=False, server_default=sa.sql.false()),
         sa.Column("created_at", sa.DateTime(), nullable=False),
