@@ -2,8 +2,7 @@
 
 True at all times: who may not give a port a mark cannot make one look like Astara's; a marked port of another project
 is changed and deleted only by those whom `change_astara_port` lets (the orchestrator, Nova, admins); management ports
-do not exist for anybody without global access who is not of their project. Neutron itself, acting for a user with
-elevated rights, counts as an admin here, as everywhere.
+do not exist for anybody without global access who is not of their project. Neutron itself may do everything.
 """
 
 import unicodedata
@@ -13,6 +12,7 @@ import sqlalchemy as sa
 from neutron.common import _constants as neutron_constants
 from neutron.db import models_v2
 from neutron.objects import ports as port_objects
+from neutron_lib import context as neutron_context
 from neutron_lib import exceptions
 from neutron_lib.api.definitions import ip_allocation, port_security
 from neutron_lib.api.definitions import port as port_definition
@@ -87,6 +87,9 @@ class ServicePorts:
     @registry.receives(resources.PORT, [events.BEFORE_UPDATE])
     def _before_update(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         before, wanted = payload.states[0], payload.states[1]
+        if not any(before.get(key) != value for key, value in wanted.items() if key != "id"):
+            # Neutron lets all ports of a network be looked at again when it gets a subnet that hosts address themselves.
+            return
         _check_owner(payload.context, before)
         if "description" in wanted and wanted["description"] != before["description"]:
             _check_description(payload.context, {**dict(before), **wanted})
@@ -102,7 +105,7 @@ class ServicePorts:
         The router is not attached any more, or its own port would be there. Nova hears of it as it does when a user
         deletes a server's port, and unplugs it.
         """
-        context = payload.context.elevated()
+        context = neutron_context.get_admin_context()
         core = directory.get_plugin()
         for port_id in _left_alone(context, payload.resource_id):
             try:
@@ -146,6 +149,8 @@ def _check_owner(context: Any, port: Any) -> None:
     mark = marks.parse(port["description"])
     if mark is None or port["project_id"] == context.project_id:
         return
+    if context.is_admin and not context.user_id:
+        return  # Neutron itself, or an agent of it
     if not policies.allows(context, policies.CHANGE_PORT):
         raise PortOfAstaraError(port=port["id"], router=mark.resource_id)
 

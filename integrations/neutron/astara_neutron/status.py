@@ -4,7 +4,7 @@ It is one transaction of Neutron's database and nothing else: only what differs 
 Nova are told, and the change feed leaves it out. `revision_number` moves, as with every other change that users see.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from neutron.db import models_v2
@@ -23,8 +23,6 @@ STATUS_REASON = "status_reason"
 _STATUSES = ("ACTIVE", "ALLOCATING", "ERROR")
 _PARTS = {"floating_ips": ("ACTIVE", "DOWN", "ERROR"), "ports": ("ACTIVE", "DOWN")}
 _FIELD = "router_status"
-_ALONE = (orm.lazyload("*"),)
-"""Read a row by itself: what Neutron otherwise reads with it is of no use here."""
 
 Told = dict[str, Any]
 
@@ -67,7 +65,7 @@ def write(context: Any, router_id: str, told: Told) -> Told:
     """
     with db_api.CONTEXT_WRITER.using(context) as session:
         session.info[changes.OWN] = True
-        router = session.query(l3_models.Router).options(*_ALONE).filter_by(id=router_id).one_or_none()
+        router = _query(session, l3_models.Router).filter_by(id=router_id).one_or_none()
         if router is None:
             raise l3_errors.RouterNotFound(router_id=router_id)
         moves = _set_status(router, told.get("status", router.status))
@@ -86,7 +84,7 @@ def write(context: Any, router_id: str, told: Told) -> Told:
 
 def _write_reason(session: Any, router_id: str, reason: str | None) -> tuple[str, bool]:
     """The reason that is now kept, and whether that is another than before."""
-    known = session.get(RouterStatus, router_id, options=_ALONE)
+    known = session.get(RouterStatus, router_id, options=[orm.lazyload("*")])
     before = str(known.reason) if known is not None else ""
     if reason is None or reason == before:
         return before, False
@@ -97,19 +95,24 @@ def _write_reason(session: Any, router_id: str, reason: str | None) -> tuple[str
     return reason, True
 
 
-def _belonging(session: Any, part: str, router_id: str, wanted: Told) -> Iterator[Any]:
+def _query(session: Any, model: Any) -> Any:
+    """Rows with their revisions, and without all that Neutron reads with them otherwise."""
+    return session.query(model).options(orm.lazyload("*"), orm.joinedload(model.standard_attr).lazyload("*"))
+
+
+def _belonging(session: Any, part: str, router_id: str, wanted: Told) -> Iterable[Any]:
     """Those of the named that exist and are the router's."""
     if not wanted:
-        return iter(())
+        return ()
     if part == "ports":
-        query = session.query(models_v2.Port).join(
-            l3_models.RouterPort, l3_models.RouterPort.port_id == models_v2.Port.id
-        )
+        query = _query(session, models_v2.Port)
+        query = query.join(l3_models.RouterPort, l3_models.RouterPort.port_id == models_v2.Port.id)
         query = query.filter(l3_models.RouterPort.router_id == router_id, models_v2.Port.id.in_(wanted))
     else:
-        query = session.query(l3_models.FloatingIP)
+        query = _query(session, l3_models.FloatingIP)
         query = query.filter(l3_models.FloatingIP.router_id == router_id, l3_models.FloatingIP.id.in_(wanted))
-    return iter(query.options(*_ALONE).all())
+    found: list[Any] = query.all()
+    return found
 
 
 def _set_status(row: Any, status: str) -> bool:

@@ -8,6 +8,7 @@ from unittest import mock
 import webob
 from astara_neutron.db import models  # noqa: F401 - known before the schema is made
 from neutron import policy
+from neutron.api import extensions
 from neutron.conf import policies as default_policies
 from neutron.tests.common import test_db_base_plugin_v2 as neutron_base
 from neutron_lib import context
@@ -57,6 +58,8 @@ class AstaraTestCase(neutron_base.NeutronDbPluginV2TestCase):
         cfg.CONF.set_override("type_drivers", ["local"], "ml2")
         cfg.CONF.set_override("extension_drivers", self.extension_drivers, "ml2")
         super().setUp("ml2", [self.l3_plugin, "flavors", "revisions", *self.more_plugins, "astara"])
+        # As Neutron's paste.ini has it: extensions' own resources are answered before the rest.
+        self.api = extensions.plugin_aware_extension_middleware_factory({})(self.api)
         self.load_policy()
 
     def load_policy(self, **rules: str) -> None:

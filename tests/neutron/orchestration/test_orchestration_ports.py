@@ -1,8 +1,9 @@
 from typing import ClassVar
 from unittest import mock
 
-from neutron_lib import constants
+from neutron_lib import constants, context
 from neutron_lib.callbacks import events, registry, resources
+from neutron_lib.plugins import directory
 from orchestration_api import (
     OTHER_PROJECT,
     ROUTER,
@@ -68,6 +69,14 @@ class TestProtection(AstaraTestCase):
         port = self.service_port(self.network())
         assert self.call("DELETE", f"/ports/{port['id']}", caller=admin("somebody", "elsewhere")).status == 403
         assert self.call("DELETE", f"/ports/{port['id']}").status == 204
+
+    def test_neutron_and_its_agents_do_what_they_always_do(self):
+        only = "user_id:orchestrator"
+        self.load_policy(astara_orchestrator=only, change_astara_port=only)
+        port = self.service_port(self.network())
+        agents = context.Context(is_admin=True)  # older agents send no roles
+        assert directory.get_plugin().update_port_status(agents, port["id"], constants.PORT_STATUS_ACTIVE, "host")
+        assert self.call("GET", f"/ports/{port['id']}").body["port"]["status"] == "ACTIVE"
 
     def test_ports_of_tenants_are_theirs_as_ever(self):
         network = self.network()
@@ -232,6 +241,7 @@ class TestNetworkDeletion(AstaraTestCase):
 
         self.call("PUT", f"/routers/{self.router['id']}/remove_router_interface", self.interface, member())
         registry.subscribe(hear, resources.PORT, events.BEFORE_RESPONSE)
+        self.load_policy(change_astara_port="user_id:orchestrator")
         assert self.deleted() == 204
         assert not self.exists()
         [(action, port)] = told
