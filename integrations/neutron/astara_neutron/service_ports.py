@@ -88,7 +88,7 @@ class ServicePorts:
     def _before_update(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         before, wanted = payload.states[0], payload.states[1]
         if not any(before.get(key) != value for key, value in wanted.items() if key != "id"):
-            # Neutron lets all ports of a network be looked at again when it gets a subnet that hosts address themselves.
+            # Neutron looks at all ports of a network again when it gets a subnet whose hosts find their own addresses.
             return
         _check_owner(payload.context, before)
         if "description" in wanted and wanted["description"] != before["description"]:
