@@ -126,7 +126,11 @@ def test_agents_that_appliances_replace_are_disabled(devstack: DevStack) -> None
 
 @pytest.mark.parametrize(
     ("variables", "plugin"),
-    [(OVS, "astara-router,astara-port-forwarding,astara-conntrack-helper"), ({}, ""), ({"Q_AGENT": "ovn"}, "")],
+    [
+        (OVS, "astara-router,astara-port-forwarding,astara-conntrack-helper,astara-ndp-proxy"),
+        ({}, ""),
+        ({"Q_AGENT": "ovn"}, ""),
+    ],
 )
 def test_the_l3_plugin_is_astaras_unless_ovn_has_its_own(
     devstack: DevStack, variables: dict[str, str], plugin: str

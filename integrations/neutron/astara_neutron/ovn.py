@@ -53,7 +53,7 @@ class Backend:
     def _interface_added(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         """ROUTER_INTERFACE AFTER_CREATE."""
         if self._owns(payload.context, payload.states[0]):
-            self._withdraw(payload.context, payload.metadata["port"])
+            self._withdraw(payload.context.elevated(), payload.metadata["port"])
 
     def _router_changed(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         """ROUTER AFTER_CREATE and AFTER_UPDATE: what follows a gateway that was set, changed or added."""
