@@ -76,7 +76,7 @@ class AstaraExtensions:
             if revision <= since:
                 continue
             if not row:
-                whole = self._snapshot(self._service.routers.get(router_id), None)
+                whole = self._snapshot(self._service.routers.get(router_id), None) | {"revision": revision}
                 row = {key: value for key, value in whole.items() if len(fields) == 1 or key in fields}
             found.append(row)
         body: dict[str, Any] = {"router_snapshots": found[:limit], "revision": self._revision}

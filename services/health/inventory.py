@@ -32,7 +32,7 @@ _OWNERS: Filters = [("device_owner", owner) for owner in ROUTER_PORT_OWNERS]
 
 # Ids in one query: URLs have an end.
 _IDS = 40
-_SNAPSHOT = "id router ports networks subnets floating_ips"
+_SNAPSHOT = "id revision router ports networks subnets floating_ips"
 # A listing that is suspiciously short is believed when so many in a row agree.
 _AGREE = 3
 
@@ -75,6 +75,7 @@ class Inventory:
         self._short: list[int] = []
         self._changed_since = True  # Neutron tells what changed since a time; found out at the first look
         self._revision: int | None = None  # of Astara's plugin in Neutron, up to which changes are known
+        self._seen: dict[str, int] = {}  # the last change of each router that was listed after that revision
         self.resources: dict[str, ingest.InventoryResource] = {}
 
     @property
@@ -97,6 +98,7 @@ class Inventory:
         self._check(len(tables.routers))
         before = self._digests.by_network if self._digests is not None else None
         self._tables, self._digests, self._looked_at, self._revision = tables, digests, began, revision
+        self._seen = {}
         self.resources = resources(tables, self._claim)
         findings = Findings(list(self.resources.values()))
         owners = {one: str(row.get("project_id") or row.get("tenant_id") or "") for one, row in tables.routers.items()}
@@ -159,7 +161,10 @@ class Inventory:
         return revision
 
     async def _merge_snapshots(self, since: int) -> set[str]:
-        """Merge snapshots of what changed since a revision; answers with the routers that were listed."""
+        """Merge snapshots of what changed since a revision; answers with the routers whose changes are news.
+
+        Late ones are listed again and again, for as long as a transaction could still add to them.
+        """
         rows, self._revision = await self._lister.snapshots(since, _SNAPSHOT)
         tables = self._tables
         # What is gone is for a full listing to say, and for the change feed.
@@ -174,7 +179,8 @@ class Inventory:
             tables.networks |= _by_id([_chosen(one, _NETWORK) for one in row["networks"]])
             tables.subnets |= _by_id([_chosen(one, _SUBNET) for one in row["subnets"]])
             tables.floatingips |= _by_id([_chosen(one, _FLOATING_IP) for one in row["floating_ips"]])
-        return set(found)
+        before, self._seen = self._seen, {one: int(row.get("revision") or 0) for one, row in found.items()}
+        return {one for one, last in self._seen.items() if last > before.get(one, -1)}
 
     async def _list_tables(self) -> Tables:
         lister = self._lister
