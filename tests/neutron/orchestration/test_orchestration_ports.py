@@ -78,6 +78,14 @@ class TestProtection(AstaraTestCase):
         assert directory.get_plugin().update_port_status(agents, port["id"], constants.PORT_STATUS_ACTIVE, "host")
         assert self.call("GET", f"/ports/{port['id']}").body["port"]["status"] == "ACTIVE"
 
+    def test_a_tenant_can_add_a_subnet_of_which_hosts_take_addresses_by_themselves(self):
+        network = self.network()
+        port = self.service_port(network)
+        modes = {"ipv6_address_mode": "slaac", "ipv6_ra_mode": "slaac"}
+        subnet = self.made("subnet", member(), network_id=network["id"], ip_version=6, cidr="fd00::/64", **modes)
+        assert self.call("GET", f"/ports/{port['id']}").status == 200
+        assert self.call("DELETE", f"/subnets/{subnet['id']}", caller=member()).status == 204
+
     def test_ports_of_tenants_are_theirs_as_ever(self):
         network = self.network()
         port = self.made("port", member(), network_id=network["id"], description="astara is fine")
