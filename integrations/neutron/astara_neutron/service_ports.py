@@ -77,8 +77,9 @@ class ServicePorts:
     def _keep_allocation(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         """Ports created several at a time: Neutron says, but does not write, that they were to have no address."""
         port = payload.latest_state
-        if isinstance(port, port_objects.Port) and payload.request_body.get("fixed_ips") == []:
-            port.db_obj.ip_allocation = ip_allocation.IP_ALLOCATION_NONE
+        said = getattr(port, ip_allocation.IP_ALLOCATION, ip_allocation.IP_ALLOCATION_IMMEDIATE)
+        if isinstance(port, port_objects.Port) and said != ip_allocation.IP_ALLOCATION_IMMEDIATE:
+            port.db_obj.ip_allocation = said
 
     @registry.receives(resources.PORT, [events.BEFORE_CREATE])
     def _before_create(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
