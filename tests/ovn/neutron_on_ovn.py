@@ -66,7 +66,7 @@ class Neutron:
         try:
             assert process.stdout is not None
             if not any(line.startswith("ready") for line in process.stdout):
-                raise RuntimeError((self._folder / "output").read_text()[-3000:])
+                raise RuntimeError((self._folder / "output").read_text()[-3000:] + self.log.read_text()[-3000:])
             yield
         finally:
             # Neutron's own handler of SIGTERM leaves the ending to its web server.
