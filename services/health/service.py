@@ -6,7 +6,7 @@ that the scheduler is connected. Neither depends on the cloud: an outage of Neut
 
 import asyncio
 
-from services.common import metrics, openstack, rpc
+from services.common import metrics, openstack, presence, rpc
 from services.common.claim import Claim, ClaimSettings
 from services.common.clock import SystemClock
 from services.common.metrics import MetricsSettings
@@ -38,7 +38,8 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     clock = SystemClock()
     producer = f"health-{host_name(common)}"
     server = rpc.RpcServer(settings[GrpcSettings], own.listen)
-    async with rpc.open_channel(settings[GrpcSettings]) as channel, server:
+    myself = presence.announcement("health", host_name(common), server.address, clock)
+    async with rpc.open_channel(settings[GrpcSettings]) as channel, server, presence.announced(channel, myself):
         changed, news = asyncio.Event(), asyncio.Event()
 
         def tell() -> None:

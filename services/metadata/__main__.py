@@ -5,7 +5,7 @@ import sys
 
 from aiohttp import web
 
-from services.common import logging, metrics, openstack, process
+from services.common import logging, metrics, openstack, presence, process
 from services.common.listen import bind
 from services.common.metrics import MetricsSettings
 from services.common.openstack import OpenStackSettings
@@ -47,7 +47,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await runner.setup()
         for listener in sockets:
             await web.SockSite(runner, listener).start()
-        async with RpcServer(settings[GrpcSettings], own.grpc_listen):
+        server = RpcServer(settings[GrpcSettings], own.grpc_listen)
+        myself = presence.announcement("metadata", process.host_name(settings[CommonSettings]), server.address)
+        async with server, presence.announced(channel, myself):
             log.info("listening", listen=own.listen, port=own.port, nova=own.nova_metadata_url)
             await stop.wait()
     finally:

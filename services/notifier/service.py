@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from services.common import logging, metrics, rpc
+from services.common import logging, metrics, presence, rpc
 from services.common.clock import SystemClock
 from services.common.metrics import MetricsSettings
 from services.common.process import host_name, run_until
@@ -113,7 +113,8 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     metrics.serve(settings[MetricsSettings])
     server = rpc.RpcServer(settings[GrpcSettings], settings[NotifierSettings].listen)
     loop = asyncio.get_running_loop()
-    async with rpc.open_channel(settings[GrpcSettings]) as channel, server:
+    myself = presence.announcement("notifier", host_name(common), server.address)
+    async with rpc.open_channel(settings[GrpcSettings]) as channel, server, presence.announced(channel, myself):
         changed = asyncio.Event()
         publisher = Publisher(channel, f"notifier-{host_name(common)}", SystemClock(), changed=changed.set)
         notifier = Notifier(settings, publisher, loop)

@@ -3,11 +3,11 @@
 import asyncio
 import sys
 
-from services.common import logging, metrics, process
+from services.common import logging, metrics, presence, process
 from services.common.listen import bind
 from services.common.metrics import MetricsSettings
 from services.common.rpc import RpcServer, open_channel
-from services.common.settings import GrpcSettings, Settings
+from services.common.settings import CommonSettings, GrpcSettings, Settings
 from services.rpcapi.application import build
 from services.rpcapi.scheduler import Scheduler
 from services.rpcapi.server import serve
@@ -24,7 +24,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     metrics.serve(settings[MetricsSettings])
     channel = open_channel(grpc_settings)
     try:
-        async with RpcServer(grpc_settings, own.grpc_listen):
+        server = RpcServer(grpc_settings, own.grpc_listen)
+        myself = presence.announcement("rpcapi", process.host_name(settings[CommonSettings]), server.address)
+        async with server, presence.announced(channel, myself):
             app = build(own, Scheduler(channel), token, stop)
             if token is None:
                 log.warning("the API is open: auth = none, on loopback addresses only", listen=own.listen)

@@ -45,6 +45,7 @@ from .metrics import (
 from .operations import Operations
 from .ownership import Epoch, Held, Holder, Key, NameTakenError, Ownership, ShardState
 from .quarantine import Quarantine
+from .roster import Roster
 from .sessions import Session
 from .settings import PATIENCE, SchedulerSettings
 from .store import DeposedError, Kept, Store, Term
@@ -95,6 +96,7 @@ class Leader:
         self._unmatched = Unmatched(clock, seconds=settings.unmatched_seconds, limit=settings.unmatched_limit)
         self.dispatch = Dispatch(self.index, self._unmatched, self._routes, clock, self._command)
         self.dispatch.withheld = self.quarantine.all()
+        self.roster = Roster(settings, clock)
         self.census = Census(self.index, self.view, self.dispatch, clock, self._plan_now.set)
         self.ownership = Ownership(
             clock,

@@ -77,3 +77,19 @@ class SchedulerSettings:
         help="A resource in progress in this many deaths of workers is held back until an operator commands it",
         minimum=1,
     )
+    presence_interval: float = option(
+        20.0,
+        help="Seconds after which every service announces itself again, and health tells Neutron; whoever misses three "
+        "counts as dead. Take at most a third of Neutron's agent_down_time",
+        minimum=0.05,
+        maximum=3600,
+    )
+    presence_limit: int = option(
+        1000,
+        help="Instances of services that are kept; Neutron is told of as many",
+        minimum=10,
+        maximum=1000,
+    )
+    presence_kept_hours: float = option(
+        24.0, help="Hours after which an instance that is silent is listed no more", minimum=0.0
+    )

@@ -1,10 +1,11 @@
 """Starts the worker: preflight, then a Work stream to the scheduler, until a signal; then drain and stop."""
 
 import asyncio
+import contextlib
 import sys
 import uuid
 
-from services.common import claim, logging, metrics, openstack, process, rpc
+from services.common import claim, logging, metrics, openstack, presence, process, rpc
 from services.common.clock import SystemClock
 from services.common.settings import CommonSettings, GrpcSettings, Settings
 
@@ -64,7 +65,10 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     preflight = Preflight(cloud, neutron, settings[RouterSettings], settings[ApplianceSettings])
     appliances = ApplianceClient(settings[ApplianceSettings])
     channel = rpc.open_channel(settings[GrpcSettings])
+    announcing = contextlib.AsyncExitStack()
     try:
+        myself = presence.announcement("worker", name, server.address, clock)
+        await announcing.enter_async_context(presence.announced(channel, myself))
         facts_task = asyncio.ensure_future(preflight.until_passed(_PREFLIGHT_PAUSE))
         stop_task = asyncio.ensure_future(stop.wait())
         await asyncio.wait([facts_task, stop_task], return_when=asyncio.FIRST_COMPLETED)
@@ -141,6 +145,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         await asyncio.gather(link_task, return_exceptions=True)
         await dispatcher.finish(1.0)
     finally:
+        await announcing.aclose()
         await appliances.close()
         await channel.close()
         cloud.close()
