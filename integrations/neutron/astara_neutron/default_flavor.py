@@ -1,23 +1,30 @@
 """Gives a router that is created without a flavor the operator's default one, whatever L3 plugin is loaded.
 
-Runs before everything else that looks at a new router, so for all of them it was created with that flavor.
+Runs before everything else that looks at a new router, so for all of them it was created with that flavor. Who wants
+none says `flavor_id: null`, and gets what Neutron does without flavors.
 """
 
 from typing import Any
 
+from neutron_lib import constants as lib_constants
+from neutron_lib import exceptions
 from neutron_lib.callbacks import events, priority_group, registry, resources
-from neutron_lib.exceptions import flavors as flavor_errors
 from neutron_lib.plugins import constants, directory
 from oslo_config import cfg
 from oslo_log import log
 
 from . import options
-from .flavors import is_given
 
 LOG = log.getLogger(__name__)
 
 FIRST = priority_group.PRIORITY_ROUTER_EXTENDED_ATTRIBUTE - 200
 """Priority among the receivers of ROUTER BEFORE_CREATE; smaller ones are called earlier."""
+
+
+class DefaultFlavorUnusable(exceptions.ServiceUnavailable):
+    """503: the operator named a default flavor that cannot be used."""
+
+    message = f"Neutron's option [{options.GROUP}] default_flavor: %(reason)s"
 
 
 def subscribe() -> None:
@@ -26,19 +33,31 @@ def subscribe() -> None:
 
 
 def fill_in(_resource: str, _event: str, _trigger: Any, payload: Any) -> None:
-    """ROUTER BEFORE_CREATE. FlavorNotFound or FlavorDisabled, which end the request, when it cannot be used."""
-    wanted = cfg.CONF[options.GROUP].default_flavor
+    """ROUTER BEFORE_CREATE. DefaultFlavorUnusable, which ends the request."""
     router = payload.latest_state
-    if not wanted or is_given(router):
-        return
-    context = payload.context.elevated()
-    plugin = directory.get_plugin(constants.FLAVORS)
-    found = plugin.get_flavors(context, filters={"service_type": [constants.L3]})
-    flavor = next((one for one in found if wanted in (one["id"], one["name"])), None)
-    if flavor is None:
-        LOG.error("[%s] default_flavor: there is no router flavor %r", options.GROUP, wanted)
-        raise flavor_errors.FlavorNotFound(flavor_id=wanted)
-    if not flavor["enabled"]:
-        LOG.error("[%s] default_flavor: the router flavor %r is disabled", options.GROUP, wanted)
-        raise flavor_errors.FlavorDisabled
-    router["flavor_id"] = flavor["id"]
+    asked = router.get("flavor_id", lib_constants.ATTR_NOT_SPECIFIED)
+    if asked is None:
+        # What Neutron understands; of None it says that there is no such flavor.
+        router["flavor_id"] = lib_constants.ATTR_NOT_SPECIFIED
+    elif asked == lib_constants.ATTR_NOT_SPECIFIED and (wanted := cfg.CONF[options.GROUP].default_flavor):
+        try:
+            router["flavor_id"] = _usable(payload.context.elevated(), wanted)
+        except DefaultFlavorUnusable as error:
+            LOG.error("%s", error)  # noqa: TRY400 - no traceback: it is the configuration
+            # The receivers after this one are called all the same, and must not prepare a router for agents.
+            router["ha"] = False
+            raise
+
+
+def _usable(context: Any, wanted: str) -> str:
+    """Id of the flavor that has this id or name."""
+    found = directory.get_plugin(constants.FLAVORS).get_flavors(context, filters={"service_type": [constants.L3]})
+    matching = [one for one in found if one["id"] == wanted] or [one for one in found if one["name"] == wanted]
+    if not matching:
+        raise DefaultFlavorUnusable(reason=f"there is no router flavor {wanted!r}")
+    if len(matching) > 1:
+        raise DefaultFlavorUnusable(reason=f"several router flavors have the name {wanted!r}; give an id")
+    if not matching[0]["enabled"]:
+        raise DefaultFlavorUnusable(reason=f"the router flavor {wanted!r} is disabled")
+    flavor_id: str = matching[0]["id"]
+    return flavor_id

@@ -5,13 +5,9 @@ from typing import Any
 from neutron.db import servicetype_db
 from neutron.services import provider_configuration
 from neutron.services.l3_router.service_providers import driver_controller
-from neutron_lib import exceptions
 from neutron_lib.plugins import constants
-from oslo_log import log
 
 from .flavors import is_given
-
-LOG = log.getLogger(__name__)
 
 PROVIDER = "astara_neutron.provider.AstaraRouterProvider"
 NAME = "astara"
@@ -39,12 +35,12 @@ class DriverController(driver_controller.DriverController):
 
 
 class _Providers(provider_configuration.ProviderConfiguration):
-    """Those of the configuration, and Astara's when it is not among them."""
+    """Those of the configuration, and Astara's; it is the default one when the configuration names none."""
 
     def __init__(self) -> None:
         super().__init__(svc_type=constants.L3)
-        entry = {"service_type": constants.L3, "name": NAME, "driver": PROVIDER, "default": True}
-        try:
-            self.add_provider(entry)
-        except exceptions.Invalid:
-            LOG.debug("The provider %s, or another default one, is in the configuration", NAME)
+        if not any(entry["driver"] == PROVIDER for entry in self.providers.values()):
+            self.add_provider({"service_type": constants.L3, "name": NAME, "driver": PROVIDER, "default": False})
+        if not any(entry["default"] for entry in self.providers.values()):
+            ours = next(entry for entry in self.providers.values() if entry["driver"] == PROVIDER)
+            ours["default"] = True

@@ -22,6 +22,11 @@ def provider_of(context: Any, flavor_id: str) -> str:
     return name
 
 
+def is_enabled(context: Any, flavor_id: str) -> bool:
+    """Whether new routers may have a flavor. FlavorNotFound."""
+    return bool(directory.get_plugin(constants.FLAVORS).get_flavor(context.elevated(), flavor_id)["enabled"])
+
+
 def profile_of(context: Any, flavor_id: str) -> dict[str, Any]:
     """`metainfo` of a flavor's service profile, a JSON object. InvalidInput when it is something else."""
     context = context.elevated()
