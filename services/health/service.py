@@ -1,4 +1,4 @@
-"""health: the cloud listed to the scheduler, and polls.
+"""health: the cloud listed to the scheduler, polls, and our services listed to Neutron.
 
 gRPC health has three names, as in the notifier: the empty one and `liveness` say that the process runs, `readiness`
 that the scheduler is connected. Neither depends on the cloud: an outage of Neutron makes nobody restart anything.
@@ -15,6 +15,7 @@ from services.common.process import host_name, run_until
 from services.common.publisher import Publisher
 from services.common.settings import CommonSettings, GrpcSettings, Settings
 
+from .agents import Agents
 from .inventory import Inventory
 from .listing import Lister
 from .settings import HealthSettings
@@ -45,7 +46,9 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         def tell() -> None:
             changed.set()
             news.set()
+            agents.listened_to(stream.listening)
 
+        agents = Agents(channel, connection, common.deployment, clock)
         publisher = Publisher(channel, producer, clock, changed=changed.set)
         stream = InventoryStream(channel, producer, tell)
         inventory = Inventory(
@@ -61,6 +64,9 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
                 changed.clear()
 
         try:
-            await run_until(stop, publisher.run(), stream.run(), sweep.run(), sweep.poll(), tell_readiness())
+            await run_until(
+                stop, publisher.run(), stream.run(), sweep.run(), sweep.poll(), agents.run(), tell_readiness()
+            )
         finally:
+            agents.close()
             lister.close()
