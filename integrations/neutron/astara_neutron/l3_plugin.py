@@ -4,7 +4,9 @@ All it does is keep the database: it is composed of Neutron's own mixins, as Neu
 schedulers and without calls to agents. What it stores reaches an appliance through the orchestrator.
 """
 
+import importlib
 import importlib.util
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 from neutron.db import (
@@ -29,7 +31,6 @@ from neutron_lib.api.definitions import (
     fip_pf_detail,
     fip_port_details,
     floatingip_pools,
-    floatingip_router_writable,
     l3,
     l3_enable_default_route_ecmp,
     l3_ext_gw_mode,
@@ -51,13 +52,17 @@ from oslo_config import cfg
 from . import driver_controller, options
 from .silence import Nobody
 
+_OWN = "neutron.extensions"
 _QOS = {qos_fip.ALIAS, qos_gateway_ip.ALIAS}
-_ENABLE_SNAT = "router-enable-snat"
+_LATER = ("floatingip_router_writable", "router_enable_snat")
+"""Definitions of extensions that came after 2025.1."""
 
 
-def _has_definition(name: str) -> bool:
-    """Whether this Neutron knows an extension that came later than 2025.1."""
-    return importlib.util.find_spec(f"neutron_lib.api.definitions.{name}") is not None
+def _known(definitions: Iterable[str]) -> Iterator[str]:
+    """The aliases of those of the extensions that this Neutron has."""
+    for name in definitions:
+        if all(importlib.util.find_spec(f"{where}.{name}") for where in ("neutron_lib.api.definitions", _OWN)):
+            yield importlib.import_module(f"neutron_lib.api.definitions.{name}").ALIAS
 
 
 @resource_extend.has_resource_extenders
@@ -90,7 +95,6 @@ class AstaraRouterPlugin(
         fip_port_details.ALIAS,
         fip_pf_detail.ALIAS,
         floatingip_pools.ALIAS,
-        floatingip_router_writable.ALIAS,
         qos_fip.ALIAS,
         qos_gateway_ip.ALIAS,
     ]
@@ -112,8 +116,7 @@ class AstaraRouterPlugin(
         without = set() if directory.get_plugin(constants.QOS) else set(_QOS)
         if availability_zone.ALIAS not in getattr(directory.get_plugin(), "supported_extension_aliases", ()):
             without.add(router_availability_zone.ALIAS)
-        more = [_ENABLE_SNAT] if _has_definition("router_enable_snat") else []
-        return [alias for alias in self._supported_extension_aliases if alias not in without] + more
+        return [*(one for one in self._supported_extension_aliases if one not in without), *_known(_LATER)]
 
     @classmethod
     def get_plugin_type(cls) -> str:

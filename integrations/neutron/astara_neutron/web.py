@@ -23,7 +23,7 @@ MAX_BODY = 4 * 1024 * 1024
 Query = list[tuple[str, str]]
 
 _MOST_DIGITS = 20
-_ACTIONS = ("index", "show", "update")
+_ACTIONS = ("index", "show", "create", "update", "delete")
 _request: contextvars.ContextVar[Any] = contextvars.ContextVar("request")
 
 
@@ -86,12 +86,21 @@ def published(collection: str, controller: Any) -> list[Any]:
 
 
 class _Answering:
-    """A controller that knows which request it answers."""
+    """A controller that knows which request it answers, and says of all others that they are not for it."""
 
     def __init__(self, controller: Any) -> None:
         for action in _ACTIONS:
-            if (answer := getattr(controller, action, None)) is not None:
-                setattr(self, action, _knowing(answer))
+            answer = getattr(controller, action, None)
+            setattr(self, action, _refused if answer is None else _knowing(answer))
+
+    @property
+    def _collection(self) -> str:
+        """What Neutron asks for when a request has If-Match."""
+        raise WrongField("If-Match", "leave it out, what is asked for here has no number of its own")
+
+
+def _refused(*_request: Any, **_named: Any) -> None:
+    raise webob.exc.HTTPMethodNotAllowed
 
 
 def _knowing(answer: Callable[..., Any]) -> Callable[..., Any]:
