@@ -47,12 +47,13 @@ async def _announce(stub: Any, own: AnnounceRequest) -> None:
         try:
             answer = await stub.Announce(own, wait_for_ready=True, timeout=_PATIENCE_SECONDS)
         except grpc.aio.AioRpcError as error:
-            if failures == 0:
+            # Once may be a change of leader.
+            if failures == 1:
                 _log.warning("not announced to the scheduler", reason=f"{error.code().name}: {error.details()}")
             wait = min(_PATIENCE_SECONDS, _FIRST_RETRY_SECONDS * 2 ** min(failures, 10))
             failures += 1
         else:
-            if failures:
+            if failures > 1:
                 _log.info("announced to the scheduler again")
             failures = 0
             wait = max(0.05, answer.interval_milliseconds / 1000)

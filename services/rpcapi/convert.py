@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from astara.resource.v1 import resource_pb2
-from astara.scheduler.v1 import query_pb2
+from astara.scheduler.v1 import presence_pb2, query_pb2
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -83,6 +83,17 @@ def worker(message: query_pb2.WorkerInfo) -> models.Worker:
             **_fields(message, "worker incarnation version address connected shards resources unacked_hints"),
             "renewed_at": time_of(message, "renewed_at"),
             "joined_at": time_of(message, "joined_at"),
+        }
+    )
+
+
+def service(message: presence_pb2.ServiceInfo) -> models.Service:
+    """One instance of a service."""
+    return models.Service.model_validate(
+        {
+            **_fields(message, "service host version address alive"),
+            "started_at": time_of(message, "started_at"),
+            "last_seen": time_of(message, "last_seen"),
         }
     )
 

@@ -113,7 +113,7 @@ class View(BaseModel):
     """How fresh an answer is."""
 
     as_of: datetime | None = Field(description="When the scheduler took this view")
-    complete: bool = Field(description="False: workers or the inventory have not reported yet, so more may exist")
+    complete: bool = Field(description="False: not everybody has reported to this leader yet, so more may exist")
 
 
 class Resources(View):
@@ -166,6 +166,24 @@ class Workers(BaseModel):
 
     workers: list[Worker]
     as_of: datetime | None
+
+
+class Service(BaseModel):
+    """One instance of a service."""
+
+    service: str
+    host: str = Field(description="Or its name, where a host may run several")
+    version: str
+    address: str = Field(description="Where its gRPC server listens")
+    started_at: datetime | None
+    last_seen: datetime | None = Field(description="When it last announced itself to the scheduler")
+    alive: bool = Field(description="False: it has missed three announcements")
+
+
+class Services(View):
+    """All instances that were heard of within the last day, by service and host."""
+
+    services: list[Service]
 
 
 class Shard(BaseModel):

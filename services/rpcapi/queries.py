@@ -65,6 +65,17 @@ async def list_workers(scheduler: SchedulerDep) -> models.Workers:
     )
 
 
+@router.get("/services")
+async def list_services(scheduler: SchedulerDep) -> models.Services:
+    """Every instance of every service, alive or dead; incomplete while a new leader may not have heard of all."""
+    answer = await scheduler.services()
+    return models.Services(
+        services=[convert.service(entry) for entry in answer.services],
+        as_of=convert.time_of(answer, "as_of"),
+        complete=answer.complete,
+    )
+
+
 @router.get("/shards")
 async def list_shards(scheduler: SchedulerDep) -> models.Shards:
     """Who owns which shard."""

@@ -8,7 +8,14 @@ from typing import cast
 import grpc
 import grpc.aio
 from astara.resource.v1 import resource_pb2
-from astara.scheduler.v1 import operate_pb2, operate_pb2_grpc, query_pb2, query_pb2_grpc
+from astara.scheduler.v1 import (
+    operate_pb2,
+    operate_pb2_grpc,
+    presence_pb2,
+    presence_pb2_grpc,
+    query_pb2,
+    query_pb2_grpc,
+)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 CALL_SECONDS = 10.0
@@ -25,6 +32,9 @@ class Scheduler:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._query = cast("query_pb2_grpc.QueryServiceAsyncStub", query_pb2_grpc.QueryServiceStub(channel))
         self._operate = cast("operate_pb2_grpc.OperateServiceAsyncStub", operate_pb2_grpc.OperateServiceStub(channel))
+        self._presence = cast(
+            "presence_pb2_grpc.PresenceServiceAsyncStub", presence_pb2_grpc.PresenceServiceStub(channel)
+        )
         self._health = health_pb2_grpc.HealthStub(channel)
 
     async def ready(self) -> bool:
@@ -72,6 +82,13 @@ class Scheduler:
         """All workers."""
         answer: query_pb2.ListWorkersResponse = await self._query.ListWorkers(
             query_pb2.ListWorkersRequest(), timeout=CALL_SECONDS
+        )
+        return answer
+
+    async def services(self) -> presence_pb2.ListServicesResponse:
+        """All instances of services."""
+        answer: presence_pb2.ListServicesResponse = await self._presence.ListServices(
+            presence_pb2.ListServicesRequest(), timeout=CALL_SECONDS
         )
         return answer
 

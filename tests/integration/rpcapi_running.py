@@ -11,7 +11,14 @@ from typing import Any
 import aiohttp
 import grpc
 from astara.resource.v1 import resource_pb2
-from astara.scheduler.v1 import operate_pb2, operate_pb2_grpc, query_pb2, query_pb2_grpc
+from astara.scheduler.v1 import (
+    operate_pb2,
+    operate_pb2_grpc,
+    presence_pb2,
+    presence_pb2_grpc,
+    query_pb2,
+    query_pb2_grpc,
+)
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -30,7 +37,11 @@ IMAGE = "1f0c7c1e-3b62-4f57-a5a4-5a7a8d1f2b3c"
 TOKEN = "an-operators-token-of-the-tests"
 
 
-class ScriptedScheduler(query_pb2_grpc.QueryServiceServicer, operate_pb2_grpc.OperateServiceServicer):
+class ScriptedScheduler(
+    query_pb2_grpc.QueryServiceServicer,
+    operate_pb2_grpc.OperateServiceServicer,
+    presence_pb2_grpc.PresenceServiceServicer,
+):
     """Answers what a test wrote into it and remembers what it was asked."""
 
     def __init__(self) -> None:
@@ -108,6 +119,12 @@ class ScriptedScheduler(query_pb2_grpc.QueryServiceServicer, operate_pb2_grpc.Op
     async def ListWorkers(self, request, context):  # noqa: N802
         return query_pb2.ListWorkersResponse(workers=[query_pb2.WorkerInfo(worker="worker-1", connected=True)])
 
+    async def ListServices(self, request, context):  # noqa: N802
+        await self._refuse(context)
+        living = presence_pb2.ServiceInfo(service="worker", host="worker-1", version="0.1.0", alive=True)
+        living.last_seen.GetCurrentTime()
+        return presence_pb2.ListServicesResponse(services=[living], complete=True)
+
     async def ListOperations(self, request, context):  # noqa: N802
         return query_pb2.ListOperationsResponse()
 
@@ -159,10 +176,11 @@ def free_port() -> int:
 @asynccontextmanager
 async def running(**options: Any) -> AsyncIterator[Api]:
     scripted = ScriptedScheduler()
-    names = ("astara.scheduler.v1.QueryService", "astara.scheduler.v1.OperateService")
+    names = [f"astara.scheduler.v1.{name}" for name in ("QueryService", "OperateService", "PresenceService")]
     rpc = RpcServer(GrpcSettings(), "127.0.0.1:0", names)
     query_pb2_grpc.add_QueryServiceServicer_to_server(scripted, rpc.server)
     operate_pb2_grpc.add_OperateServiceServicer_to_server(scripted, rpc.server)
+    presence_pb2_grpc.add_PresenceServiceServicer_to_server(scripted, rpc.server)
     await rpc.start()
     settings = RpcapiSettings(
         **{"auth": "none", "port": free_port(), "command_rate": 1e6, "query_rate": 1e6, **options}

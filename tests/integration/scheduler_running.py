@@ -19,6 +19,8 @@ from astara.scheduler.v1 import (
     ingest_pb2,
     ingest_pb2_grpc,
     operate_pb2_grpc,
+    presence_pb2,
+    presence_pb2_grpc,
     query_pb2,
     query_pb2_grpc,
     work_pb2,
@@ -42,11 +44,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def write_config(folder: Path, address: str, options: dict[str, object], host: str = "test") -> Path:
+def write_config(
+    folder: Path, address: str, options: dict[str, object], host: str = "test", scheduler: str = ""
+) -> Path:
     lines = {"listen": address, "database": f"sqlite:///{folder}/scheduler.db", "lease_seconds": LEASE}
     lines |= {"leader_lease_seconds": 2.0, "inventory": "optional", **options}
     config = folder / f"scheduler-{host}.conf"
-    text = f"[DEFAULT]\nhost = {host}\n[scheduler]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
+    text = f"[DEFAULT]\nhost = {host}\n[grpc]\nscheduler = {scheduler or address}\n"
+    text += "[scheduler]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
     config.write_text(text)
     return config
 
@@ -54,9 +59,10 @@ def write_config(folder: Path, address: str, options: dict[str, object], host: s
 class SchedulerHere:
     """The scheduler in the test's own loop: everything real but the process."""
 
-    def __init__(self, folder: Path, host: str = "test", **options: object) -> None:
+    def __init__(self, folder: Path, host: str = "test", scheduler: str = "", **options: object) -> None:
+        """`scheduler` is where it finds the one that leads; itself, when that is empty."""
         self.address = f"127.0.0.1:{free_port()}"
-        config = write_config(folder, self.address, options, host)
+        config = write_config(folder, self.address, options, host, scheduler)
         classes = (CommonSettings, SchedulerSettings, GrpcSettings, MetricsSettings)
         self.settings = load("astara-scheduler", ["--config-file", str(config)], classes)
         self.stop = asyncio.Event()
@@ -114,6 +120,7 @@ class Client:
         self.ingest = ingest_pb2_grpc.IngestServiceStub(self.channel)
         self.work = work_pb2_grpc.WorkServiceStub(self.channel)
         self.operate = operate_pb2_grpc.OperateServiceStub(self.channel)
+        self.presence = presence_pb2_grpc.PresenceServiceStub(self.channel)
         self.query = query_pb2_grpc.QueryServiceStub(self.channel)
 
     async def __aenter__(self) -> Self:
@@ -133,6 +140,11 @@ class Client:
 
     async def resource(self, resource_id: str) -> resource_pb2.Resource:
         return (await self.query.GetResource(query_pb2.GetResourceRequest(resource_id=resource_id))).resource
+
+    async def services(self) -> dict[str, presence_pb2.ServiceInfo]:
+        """By service and host."""
+        answer = await self.presence.ListServices(presence_pb2.ListServicesRequest(), wait_for_ready=True)
+        return {f"{one.service} {one.host}": one for one in answer.services}
 
     async def shards(self) -> list[query_pb2.ShardOwner]:
         return list((await self.query.GetShardMap(query_pb2.GetShardMapRequest())).shards)

@@ -62,6 +62,17 @@ def test_every_service_answers_health_checks(running: tuple[Layout, str]):
         assert (service, answer.status) == (service, health_pb2.HealthCheckResponse.SERVING)
 
 
+def test_every_service_is_known_to_live(running: tuple[Layout, str]):
+    api = running[0].read_plan().api_url
+
+    def living() -> list[str]:
+        with urlopen(f"{api}/v1/services") as answer:
+            found = [entry for entry in json.load(answer)["services"] if entry["alive"]]
+        return sorted(one["host"] if one["service"] == "worker" else one["service"] for one in found)
+
+    until(lambda: living() == sorted(SERVICES))
+
+
 def test_a_rebuild_ends_in_another_instance(running: tuple[Layout, str]):
     api = running[0].read_plan().api_url
     router_id, before = next(iter(resources(api).items()))

@@ -234,6 +234,7 @@ async def test_resources_come_in_pages_and_by_tenant_and_state(api: Api):
     ("path", "key"),
     [
         ("/v1/workers", "workers"),
+        ("/v1/services", "services"),
         ("/v1/shards", "shards"),
         ("/v1/operations", "operations"),
         ("/v1/debug-flags", "flags"),
@@ -245,6 +246,16 @@ async def test_the_scheduler_can_be_asked(api: Api, path, key):
     status, body, _ = await api.get(path)
     assert status == 200
     assert isinstance(body[key], list)
+
+
+async def test_services_are_shown_with_what_is_known_of_them(api: Api):
+    _, body, _ = await api.get("/v1/services/")
+    (shown,) = body["services"]
+    assert shown.pop("last_seen").endswith("Z")
+    assert shown == {
+        "service": "worker", "host": "worker-1", "version": "0.1.0", "address": "", "started_at": None, "alive": True,
+    }  # fmt: skip
+    assert body["complete"]
 
 
 async def test_an_unknown_operation_does_not_exist(api: Api):
