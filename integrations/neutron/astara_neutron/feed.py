@@ -57,6 +57,10 @@ class Feed:
             except RuntimeError:
                 LOG.exception("the change feed has no thread; tried again with the next change")
 
+    def queued(self) -> int:
+        """How many things wait to be told."""
+        return len(self._queue)
+
     def flush(self) -> None:
         """Send what is queued. Raises the errors of the database and of oslo.messaging."""
         touched = self._taken()

@@ -3,7 +3,8 @@
 Numbers are given when a row is written and seen when its transaction ends, so a lower one may appear after a higher
 one. A revision is therefore told only when it is older than any transaction can be (`[astara] change_margin`): a row
 that is not seen yet was written within the margin, so after that one, and its number is higher. What is newer is
-listed, and listed again. Two servers' clocks may differ by what is left of the margin.
+listed, and listed again. Two servers' clocks may differ by what is left of the margin, and servers of a Galera cluster,
+each of which counts on from what it has applied, may lag behind one another by as much.
 """
 
 import datetime as dt

@@ -1,5 +1,6 @@
-"""Neutron's API with the plugin `astara` on ML2 and SQLite, a router with all that it may have, and the feed in hand."""
+"""Neutron's API with the plugin `astara` on ML2 and SQLite, and the change feed in the test's hand."""
 
+import datetime as dt
 import json
 from typing import Any, ClassVar
 from unittest import mock
@@ -8,8 +9,10 @@ import webob
 from astara_neutron.db import models
 from astara_neutron.feed import EVENT
 from neutron import policy
+from neutron.api import extensions
 from neutron.conf import policies as default_policies
 from neutron.tests.common import test_db_base_plugin_v2 as neutron_base
+from neutron.tests.unit.api import test_extensions
 from neutron_lib import context
 from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
@@ -45,10 +48,18 @@ class SnapshotTestCase(neutron_base.NeutronDbPluginV2TestCase):
         drivers = ["port_security", "dns", *(["qos"] if "qos" in self.more_plugins else [])]
         cfg.CONF.set_override("extension_drivers", drivers, "ml2")
         super().setUp("ml2", [self.l3_plugin, "flavors", "revisions", "tag", *self.more_plugins, "astara"])
+        cfg.CONF.set_override("dns_domain", "cloud.example.")
         policy.reset()
         default_policies.reload_default_policies()
         policy.init(suppress_deprecation_warnings=True)
         cfg.CONF.set_override("change_margin", 0, "astara")
+        with db_api.CONTEXT_WRITER.using(context.get_admin_context()) as session:
+            # As the migrations leave it.
+            session.add(models.Change(kind="begin", object_id="", created_at=dt.datetime(2026, 1, 1)))  # noqa: DTZ001
+
+    def answer_as_extensions(self) -> None:
+        """From now on, as a server whose pipeline has the filter `extensions`; what needs none is not there."""
+        self.api = test_extensions.setup_extensions_middleware(extensions.PluginAwareExtensionManager.get_instance())
 
     def call(self, method: str, path: str, body: Any = None, caller: Any = None) -> webob.Response:
         raw = None if body is None else json.dumps(body).encode()

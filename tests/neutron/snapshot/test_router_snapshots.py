@@ -1,12 +1,8 @@
 """A snapshot is what Neutron's API shows, part by part, and costs the database the same whatever the router's size."""
 
-from typing import Any, ClassVar
-
-from neutron_lib import exceptions
-from oslo_config import cfg
 from neutron_lib.plugins import constants, directory
 from oslo_utils import uuidutils
-from snapshot_api import admin, SNAPSHOTS, Json, SnapshotTestCase
+from snapshot_api import Json, SnapshotTestCase, admin
 
 
 class FullRouter(SnapshotTestCase):

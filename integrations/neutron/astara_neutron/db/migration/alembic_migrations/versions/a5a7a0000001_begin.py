@@ -1,5 +1,7 @@
 """The tables that the plugin begins with. Expands only: a Neutron without the plugin does not know them."""
 
+import datetime as dt
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -15,7 +17,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(1024), nullable=False, server_default=""),
         mysql_engine="InnoDB",
     )
-    op.create_table(
+    changes = op.create_table(
         "astara_changes",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True),
         sa.Column("kind", sa.String(32), nullable=False),
@@ -27,3 +29,6 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
         mysql_engine="InnoDB",
     )
+    # The log is never empty: a revision that is told before the first change is one of its own.
+    now = dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)
+    op.bulk_insert(changes, [{"kind": "begin", "object_id": "", "created_at": now}])
