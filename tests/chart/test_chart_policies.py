@@ -26,7 +26,7 @@ def _openstack(application: str) -> str:
 
 def _expected_out(extra: set[Arrow] = frozenset()) -> set[Arrow]:  # type: ignore[assignment] # nothing more
     arrows = {(service, _DNS, port) for service in SERVICES for port in ("UDP/53", "TCP/53")}
-    arrows |= {(service, "scheduler", "TCP/44251") for service in SERVICES if service != "scheduler"}
+    arrows |= {(service, "scheduler", "TCP/44251") for service in SERVICES}
     for service in ("health", "worker", "metadata"):
         arrows |= {(service, _openstack("keystone"), "TCP/5000"), (service, _openstack("neutron"), "TCP/9696")}
     for service in ("health", "worker"):
@@ -46,7 +46,7 @@ def _expected_out(extra: set[Arrow] = frozenset()) -> set[Arrow]:  # type: ignor
 
 def _expected_in(extra: set[Arrow] = frozenset()) -> set[Arrow]:  # type: ignore[assignment] # nothing more
     arrows = {(_MONITORING, service, "TCP/9100") for service in SERVICES}
-    arrows |= {(service, "scheduler", "TCP/44251") for service in SERVICES if service != "scheduler"}
+    arrows |= {(service, "scheduler", "TCP/44251") for service in SERVICES}
     return arrows | extra | {(_MANAGEMENT, "metadata", "TCP/9697")}
 
 

@@ -39,7 +39,7 @@ _CLOUD = {"keystone", "neutron", "nova"}
 ARROWS = {
     "notifier": {"broker", "scheduler"},
     "health": {"scheduler", *_CLOUD},
-    "scheduler": {"database", "kubernetes"},
+    "scheduler": {"database", "kubernetes", "scheduler"},
     "worker": {"scheduler", "appliance", "glance", *_CLOUD},
     "rpcapi": {"scheduler"},
     "metadata": {"scheduler", "keystone", "neutron", "nova metadata"},
