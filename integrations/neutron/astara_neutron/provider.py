@@ -13,6 +13,7 @@ from typing import Any
 from neutron.db import l3_attrs_db, l3_hamode_db, servicetype_db
 from neutron.objects import router as router_objects
 from neutron.services.l3_router.service_providers import base
+from neutron.services.portforwarding import constants as port_forwarding
 from neutron_lib import constants as lib_constants
 from neutron_lib import exceptions
 from neutron_lib.callbacks import events, registry, resources
@@ -117,6 +118,16 @@ class AstaraRouterProvider(base.L3ServiceProvider):
             router_objects.FloatingIP.update_object(
                 context, {"status": lib_constants.FLOATINGIP_STATUS_DOWN}, id=former["id"]
             )
+
+    @registry.receives(port_forwarding.PORT_FORWARDING, [events.AFTER_DELETE])
+    def _end_port_forwardings(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
+        """The same of one that leaves with its last port forwarding, of which Neutron tells nothing else."""
+        context, deleted = payload.context.elevated(), payload.latest_state
+        floating_ip = router_objects.FloatingIP.get_object(context, id=deleted.floatingip_id)
+        if floating_ip is None or floating_ip.router_id or not deleted.router_id:
+            return
+        if self.is_ours(context, {"id": deleted.router_id}):
+            self.l3plugin.update_floatingip_status(context, floating_ip.id, lib_constants.FLOATINGIP_STATUS_DOWN)
 
     def _check_ha(self, context: Any, router: flavors.Router, asked: Any) -> None:
         """InvalidInput when the flavor says otherwise, or when nothing but the flavor can say it."""

@@ -1,0 +1,250 @@
+"""The service plugin `astara-router` and what goes with it: Neutron's L3 API without agents."""
+
+from typing import Any
+from unittest import mock
+
+from astara_neutron import flavors
+from neutron_lib import context
+from neutron_lib.tests.unit import fake_notifier
+from oslo_config import cfg
+from oslo_messaging.rpc import client as rpc_client
+from router_api import AGENTS_PROVIDER, PROVIDER, Json, RouterTestCase
+
+COMPANIONS = ("astara-port-forwarding", "astara-conntrack-helper", "astara-ndp-proxy")
+
+OFFERED = {
+    "router",
+    "ext-gw-mode",
+    "extraroute",
+    "extraroute-atomic",
+    "external-gateway-multihoming",
+    "enable-default-route-ecmp",
+    "l3-flavors",
+    "flavors",
+    "l3-ha",
+    "l3-port-ip-change-not-allowed",
+    "dns-integration",
+    "fip-port-details",
+    "floating-ip-port-forwarding-detail",
+    "floatingip-pools",
+    "router_availability_zone",
+    "qos-fip",
+    "qos-gateway-ip",
+    "floating-ip-port-forwarding",
+    "expose-port-forwarding-in-fip",
+    "floating-ip-port-forwarding-description",
+    "floating-ip-port-forwarding-port-ranges",
+    "l3-conntrack-helper",
+    "expose-l3-conntrack-helper",
+    "l3-ndp-proxy",
+    "l3-ext-ndp-proxy",
+}
+OF_AGENTS = {"l3_agent_scheduler", "dvr", "router-admin-state-down-before-update", "network_ha"}
+
+
+class TestRouters(RouterTestCase):
+    def test_a_router_waits_for_an_instance(self) -> None:
+        router = self.router()
+        assert self.provider_of(router) == "astara"
+        assert self.shown("router", router)["status"] == "ALLOCATING"
+
+    def test_without_neutrons_qos_plugin_no_extension_of_it_is_offered(self) -> None:
+        offered = {one["alias"] for one in self.done("GET", "/extensions")["extensions"]}
+        assert not offered & {"qos-fip", "qos-gateway-ip"}
+
+    def test_an_interface_is_announced_as_users_tools_expect(self) -> None:
+        self.setup_notification_driver()
+        _, subnet = self.network("10.0.0.0/24")
+        router = self.router()
+        self.done("PUT", f"/routers/{router['id']}/add_router_interface", {"subnet_id": subnet["id"]})
+        self.done("PUT", f"/routers/{router['id']}/remove_router_interface", {"subnet_id": subnet["id"]})
+        told = [one["event_type"] for one in fake_notifier.NOTIFICATIONS]
+        assert [one for one in told if one.startswith("router.interface")] == [
+            "router.interface.create",
+            "router.interface.delete",
+        ]
+
+    def test_null_is_no_flavor(self) -> None:
+        cfg.CONF.set_override("default_flavor", "standard", "astara")
+        flavor = self.flavor(name="standard")
+        assert self.router()["flavor_id"] == flavor
+        assert self.provider_of(self.router(flavor_id=None)) == "astara"
+
+
+class TestConfiguredProvider(RouterTestCase):
+    providers = (f"Appliances:{PROVIDER}", f"agents:{AGENTS_PROVIDER}")
+
+    def test_it_is_the_default_one_under_its_own_name(self) -> None:
+        assert self.provider_of(self.router()) == "appliances"
+        assert self.provider_of(self.router(flavor_id=self.flavor())) == "appliances"
+
+    def test_a_flavor_may_choose_another_provider(self) -> None:
+        router = self.router(flavor_id=self.flavor(driver=AGENTS_PROVIDER))
+        assert self.provider_of(router) == "agents"
+        assert self.shown("router", router)["status"] == "ACTIVE"
+
+
+class TestHighAvailability(RouterTestCase):
+    configured = {"l3_ha": True, "router_distributed": True}  # noqa: RUF012 - of a test
+
+    def wants_ha(self, router: Json) -> bool:
+        return flavors.wants_ha(context.get_admin_context(), self.shown("router", router))
+
+    def change(self, router: Json, value: bool) -> None:
+        self.done("PUT", f"/routers/{router['id']}", {"router": {"ha": value}})
+
+    def test_options_for_agents_say_nothing_of_our_routers(self) -> None:
+        router = self.router()
+        assert self.shown("router", router)["ha"] is False
+        assert "distributed" not in self.shown("router", router)
+        assert not self.wants_ha(router)
+
+    def test_users_may_ask_for_it(self) -> None:
+        router = self.router(ha=True)
+        assert self.shown("router", router)["ha"] is True
+        assert self.wants_ha(router)
+
+    def test_users_may_change_their_mind(self) -> None:
+        router = self.router()
+        self.change(router, True)
+        assert self.wants_ha(router)
+        self.change(router, False)
+        assert not self.wants_ha(router)
+
+    def test_a_profile_says_it_for_all_its_routers(self) -> None:
+        router = self.router(flavor_id=self.flavor('{"ha": true}'))
+        assert self.shown("router", router)["ha"] is True
+        assert self.wants_ha(router)
+
+    def test_a_profile_is_not_contradicted(self) -> None:
+        flavor = self.flavor('{"ha": true}')
+        assert "contradicts" in self.router_refused(400, flavor_id=flavor, ha=False)
+        router = self.router(flavor_id=flavor)
+        body = {"router": {"ha": False}}
+        assert "contradicts" in self.refused(400, "PUT", f"/routers/{router['id']}", body)
+        assert self.shown("router", router)["ha"] is True
+
+    def test_a_profile_that_says_nothing_leaves_it_to_users(self) -> None:
+        assert self.wants_ha(self.router(flavor_id=self.flavor(), ha=True))
+
+
+class TestZones(RouterTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        cfg.CONF.set_override("availability_zones", ["east", "west"], "astara")
+
+    def test_a_router_may_ask_for_a_zone_that_the_operator_offers(self) -> None:
+        shown = self.shown("router", self.router(availability_zone_hints=["east"]))
+        assert shown["availability_zone_hints"] == ["east"]
+        assert shown["availability_zones"] == ["east"]
+
+    def test_a_router_cannot_ask_for_another_zone(self) -> None:
+        assert "north" in self.router_refused(404, availability_zone_hints=["east", "north"])
+
+
+class TestFloatingIps(RouterTestCase):
+    more_plugins = COMPANIONS
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.outside, _ = self.network("203.0.113.0/24", external=True)
+        self.inside, subnet = self.network("10.0.0.0/24")
+        self.one = self.router(external_gateway_info={"network_id": self.outside["id"]})
+        self.done("PUT", f"/routers/{self.one['id']}/add_router_interface", {"subnet_id": subnet["id"]})
+        self.port = self.made("port", network_id=self.inside["id"])
+
+    def floating_ip(self, **values: Any) -> Json:
+        return self.made("floatingip", floating_network_id=self.outside["id"], **values)
+
+    def forwarding(self, floating_ip: Json, port: int) -> str:
+        """Path of a new port forwarding."""
+        address = self.port["fixed_ips"][0]["ip_address"]
+        body = {"internal_port_id": self.port["id"], "internal_ip_address": address, "internal_port": port}
+        under = f"/floatingips/{floating_ip['id']}/port_forwardings"
+        made = self.done("POST", under, {"port_forwarding": {**body, "external_port": port, "protocol": "tcp"}})
+        return f"{under}/{made['port_forwarding']['id']}"
+
+    def test_a_new_one_is_down_until_it_is_served(self) -> None:
+        assert self.floating_ip()["status"] == "DOWN"
+        assert self.floating_ip(port_id=self.port["id"])["status"] == "DOWN"
+
+    def test_one_that_is_taken_from_its_port_is_down(self) -> None:
+        one = self.floating_ip(port_id=self.port["id"])
+        self.status_is("floatingip", one, "ACTIVE")
+        self.done("PUT", f"/floatingips/{one['id']}", {"floatingip": {"port_id": None}})
+        assert self.shown("floatingip", one)["status"] == "DOWN"
+
+    def test_one_whose_port_is_deleted_is_down(self) -> None:
+        one = self.floating_ip(port_id=self.port["id"])
+        self.status_is("floatingip", one, "ACTIVE")
+        self.done("DELETE", f"/ports/{self.port['id']}")
+        assert self.shown("floatingip", one)["status"] == "DOWN"
+
+    def test_one_whose_description_changes_stays_as_it_is(self) -> None:
+        one = self.floating_ip(port_id=self.port["id"])
+        self.status_is("floatingip", one, "ACTIVE")
+        self.done("PUT", f"/floatingips/{one['id']}", {"floatingip": {"description": "changed"}})
+        assert self.shown("floatingip", one)["status"] == "ACTIVE"
+
+    def test_one_is_down_after_its_last_port_forwarding(self) -> None:
+        one = self.floating_ip()
+        first, second = self.forwarding(one, 80), self.forwarding(one, 443)
+        self.status_is("floatingip", one, "ACTIVE")
+        self.done("DELETE", first)
+        assert self.shown("floatingip", one)["status"] == "ACTIVE"
+        self.done("DELETE", second)
+        assert self.shown("floatingip", one)["status"] == "DOWN"
+
+
+class TestCompanions(RouterTestCase):
+    l3_plugin = "qos"
+    extension_drivers = ("qos",)
+    more_plugins = COMPANIONS
+    """They bring `astara-router`, whether it is named or not."""
+
+    def test_the_api_of_the_reference_router_is_there_without_that_of_agents(self) -> None:
+        offered = {one["alias"] for one in self.done("GET", "/extensions")["extensions"]}
+        assert offered >= OFFERED
+        assert not offered & OF_AGENTS
+
+    def test_nothing_is_called_that_no_agent_would_hear(self) -> None:
+        topics: list[str] = []
+
+        def heard(client: Any, *_arguments: Any, **_named: Any) -> None:
+            topics.append(client.target.topic)
+
+        with (
+            mock.patch.object(rpc_client._BaseCallContext, "cast", heard),
+            mock.patch.object(rpc_client._BaseCallContext, "call", heard),
+            mock.patch.object(rpc_client.RPCClient, "cast", heard),
+        ):
+            self.live()
+        assert [one for one in topics if "l3" in one or one.startswith("neutron-vo-")] == []
+
+    def live(self) -> None:
+        """All that a router can have, made and deleted."""
+        outside, _ = self.network("203.0.113.0/24", external=True)
+        inside, subnet = self.network("10.0.0.0/24")
+        router = self.router(external_gateway_info={"network_id": outside["id"]})
+        path = f"/routers/{router['id']}"
+        self.done("PUT", f"{path}/add_router_interface", {"subnet_id": subnet["id"]})
+        route = {"destination": "192.0.2.0/24", "nexthop": "10.0.0.9"}
+        self.done("PUT", f"{path}/add_extraroutes", {"router": {"routes": [route]}})
+        gateway = {"network_id": outside["id"], "external_fixed_ips": [{"ip_address": "203.0.113.99"}]}
+        self.done("PUT", f"{path}/add_external_gateways", {"router": {"external_gateways": [gateway]}})
+        helper = {"protocol": "tcp", "port": 21, "helper": "ftp"}
+        made = self.done("POST", f"{path}/conntrack_helpers", {"conntrack_helper": helper})["conntrack_helper"]
+        self.done("DELETE", f"{path}/conntrack_helpers/{made['id']}")
+        port = self.made("port", network_id=inside["id"])
+        one = self.made("floatingip", floating_network_id=outside["id"], port_id=port["id"])
+        self.done("PUT", f"/floatingips/{one['id']}", {"floatingip": {"port_id": None}})
+        body = {"internal_port_id": port["id"], "internal_ip_address": port["fixed_ips"][0]["ip_address"]}
+        body |= {"internal_port": 80, "external_port": 80, "protocol": "tcp"}
+        forwardings = f"/floatingips/{one['id']}/port_forwardings"
+        made = self.done("POST", forwardings, {"port_forwarding": body})["port_forwarding"]
+        self.done("PUT", f"{forwardings}/{made['id']}", {"port_forwarding": {"external_port": 81}})
+        self.done("DELETE", f"{forwardings}/{made['id']}")
+        self.done("DELETE", f"/floatingips/{one['id']}")
+        self.done("PUT", f"{path}/remove_extraroutes", {"router": {"routes": [route]}})
+        self.done("PUT", f"{path}/remove_router_interface", {"subnet_id": subnet["id"]})
+        self.done("DELETE", path)
