@@ -15,7 +15,9 @@ from services.notifier.normalise import Normaliser
 from services.notifier.table import CASTS, NOTIFICATIONS, Ignored
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
-GOLDEN = Path(__file__).parents[1] / "data" / "notifier_golden.json"
+OWN = Path(__file__).parents[1] / "data"
+"""What Neutron sends with `astara-neutron`, recorded on a real OpenStack."""
+GOLDEN = OWN / "notifier_golden.json"
 
 
 def recordings() -> list[tuple[str, bytes]]:
@@ -23,6 +25,7 @@ def recordings() -> list[tuple[str, bytes]]:
     files = sorted(CORPUS.glob("*.jsonl"))
     if not files:
         pytest.fail(f"the recordings of OpenStack's messages are not there: {CORPUS}", pytrace=False)
+    files += sorted(OWN.glob("*.jsonl"))
     return [(path.name, json.loads(line)["body"].encode()) for path in files for line in path.read_text().splitlines()]
 
 
