@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 GRPCURL := $(BIN)/grpcurl
 GRPCURL_VERSION := 1.8.6.post2
+NEUTRON := .venv-neutron
 SOURCES := services appliance lab tests bench docs setup.py
 
 # Of images, see docs/images.md. The default base is found in registries under this name.
@@ -20,10 +21,10 @@ SERVICES := health metadata notifier rpcapi scheduler worker
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-openstack test-kubernetes chart bench lint format docs protos grpcurl install images clean
+.PHONY: help up demo down test test-neutron test-neutron-reference test-openstack test-kubernetes chart bench lint format docs protos grpcurl install images clean
 
 help: ## this text
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY) ## make .venv and install everything into it (the other targets do this by themselves)
 
@@ -52,6 +53,18 @@ down: ## end what `make up` started; leaves nothing behind
 test: $(READY) $(GRPCURL) ## run all tests that this machine can run (root: also those of packets; installs what they need from the distribution)
 	@$(BIN)/python -m lab programs
 	@$(BIN)/pytest
+
+test-neutron: $(NEUTRON)/.ready ## what goes into Neutron, beside a real Neutron in .venv-neutron
+	@$(NEUTRON)/bin/pytest -q -n auto tests/neutron --ignore tests/neutron/l3/test_reference_api.py
+
+test-neutron-reference: $(NEUTRON)/.ready ## Neutron's own tests of its L3 API, with astara-router in the place of its router plugin
+	@$(NEUTRON)/bin/pytest -q -n auto tests/neutron/l3/test_reference_api.py
+
+$(NEUTRON)/.ready: integrations/neutron/pyproject.toml integrations/neutron/constraints.txt
+	@$(PYTHON) -m venv $(NEUTRON)
+	@echo "installing into $(NEUTRON) …"
+	@$(NEUTRON)/bin/pip install -qq -c integrations/neutron/constraints.txt -e 'integrations/neutron[test]'
+	@touch $@
 
 test-openstack: $(READY) ## a real OpenStack (../shared/openstack-rig) boots machines of namespaces; a day of a user, seen by packets (root)
 	@$(BIN)/python -m lab programs
@@ -110,5 +123,5 @@ images: ## build an image of each service; BASE= REGISTRY= TAG= BUILDER=buildah|
 
 clean: ## remove everything that was built or installed here (ends the lab first)
 	@$(MAKE) --no-print-directory down
-	rm -rf $(VENV) gen site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NEUTRON) gen site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
