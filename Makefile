@@ -21,7 +21,7 @@ SERVICES := health metadata notifier rpcapi scheduler worker
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-neutron test-neutron-reference test-openstack test-kubernetes chart bench lint format docs protos grpcurl install images clean
+.PHONY: help up demo down test test-neutron test-neutron-reference test-ovn test-openstack test-kubernetes chart bench lint format docs protos grpcurl install images clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ test-neutron: $(NEUTRON)/.ready ## what goes into Neutron, beside a real Neutron
 
 test-neutron-reference: $(NEUTRON)/.ready ## Neutron's own tests of its L3 API, with astara-router in the place of its router plugin
 	@$(NEUTRON)/bin/pytest -q -n auto tests/neutron/l3/test_reference_api.py
+
+test-ovn: $(READY) $(NEUTRON)/.ready ## what OVN's northbound database holds for routers of its own and of Astara's (root)
+	@$(BIN)/python -m lab programs
+	@$(NEUTRON)/bin/pytest -q tests/ovn
 
 $(NEUTRON)/.ready: integrations/neutron/pyproject.toml integrations/neutron/constraints.txt
 	@$(PYTHON) -m venv $(NEUTRON)
