@@ -54,7 +54,8 @@ test: $(READY) $(GRPCURL) ## run all tests that this machine can run (root: also
 	@$(BIN)/python -m lab programs
 	@$(BIN)/pytest
 
-test-neutron: $(NEUTRON)/.ready ## what goes into Neutron, beside a real Neutron in .venv-neutron
+test-neutron: $(READY) $(NEUTRON)/.ready ## what goes into Neutron, beside a real Neutron in .venv-neutron (root installs a MariaDB for it)
+	@$(BIN)/python -m lab programs
 	@$(NEUTRON)/bin/pytest -q -n auto tests/neutron --ignore tests/neutron/l3/test_reference_api.py
 
 test-neutron-reference: $(NEUTRON)/.ready ## Neutron's own tests of its L3 API, with astara-router in the place of its router plugin
