@@ -131,7 +131,7 @@ def _ours(base: type, known: set[Any]) -> type:
         if test in known:
             setattr(made, name, None)
         elif name in NOT_OURS:
-            setattr(made, name, _fails_with(test, NOT_OURS[name]))
+            setattr(made, name, _fails_with(getattr(base, name), NOT_OURS[name]))
         known.add(test)
     return made
 
