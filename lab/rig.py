@@ -1,9 +1,9 @@
 """The control plane of ../shared/openstack-rig, with our Nova driver: its servers are machines made of namespaces.
 
-Its Neutron is one of two: with `astara-neutron`, which then is the router plugin, or with Neutron's own router plugin
-and nothing of ours. A control plane that runs already with what is wanted is used as it is and stays up; otherwise it
-is brought up, and taken down at the end. What the rig remembers of its options is put back. There is one rig on a
-machine: a second user of it, from any checkout, is refused.
+Its Neutron is one of three: with `astara-neutron`, which then is the router plugin; with its provider beside Neutron's
+own router plugin and an L3 agent; or with the latter two and nothing of ours. A control plane that runs already with
+what is wanted is used as it is and stays up; otherwise it is brought up, and taken down at the end. What the rig
+remembers of its options is put back. There is one rig on a machine: a second user of it, from any checkout, is refused.
 """
 
 import contextlib
@@ -36,12 +36,21 @@ _DRIVER = "compute_driver = astara_lab.NamespaceDriver"
 
 @dataclass(frozen=True, slots=True)
 class Neutron:
-    """A Neutron to bring up: its configuration, and the aliases by which one that has it is known, or not."""
+    """A Neutron to bring up: its configuration, who may act as the orchestrator, and how one that runs is known."""
 
     configuration: str
     has: frozenset[str]
+    """Aliases of extensions."""
     lacks: frozenset[str]
+    l3_agent: bool = False
+    """Whether an L3 agent reports itself, to which Neutron gives routers; it does nothing with them."""
 
+
+ORCHESTRATOR = "astara-orchestrator"
+"""The role that the plugin's policy asks for, on the Neutrons that have it: an admin alone is not enough."""
+_POLICY = OURS / "neutron-policy.yaml"
+_OF_ALL = f"[oslo_policy]\npolicy_file = {_POLICY}\n"
+_SOON_DEAD = "agent_down_time = 45\n"  # seconds; the stand-in for L2 agents reports every 20
 
 PLAIN = Neutron(
     "[DEFAULT]\nservice_plugins = router,port_forwarding\n",
@@ -50,11 +59,21 @@ PLAIN = Neutron(
 )
 """Neutron's own router plugin, as any cloud has it."""
 WITH_PLUGIN = Neutron(
-    "[DEFAULT]\nservice_plugins = astara,astara-router,astara-port-forwarding\n",
+    f"[DEFAULT]\nservice_plugins = astara,astara-router,astara-port-forwarding\n{_SOON_DEAD}{_OF_ALL}",
     frozenset({"router", "floating-ip-port-forwarding", "astara-router-snapshot", "astara-router-status"}),
     frozenset({"l3_agent_scheduler"}),
 )
 """`astara-neutron`, with no L3 agent anywhere."""
+BESIDE_AGENTS = Neutron(
+    f"[DEFAULT]\nservice_plugins = astara,router,port_forwarding\n{_SOON_DEAD}{_OF_ALL}"
+    "[service_providers]\n"
+    "service_provider = L3_ROUTER_NAT:astara:astara_neutron.provider.AstaraRouterProvider\n"
+    "[astara]\ndefault_flavor = astara\n",
+    frozenset({"router", "floating-ip-port-forwarding", "l3_agent_scheduler", "astara-router-snapshot"}),
+    frozenset(),
+    l3_agent=True,
+)
+"""Routers of Astara's flavors, which users get who name none, beside those of Neutron's own router plugin."""
 
 PARTS = {
     "neutron": ("neutron-api", "neutron-rpc", "neutron-periodic"),
@@ -131,9 +150,9 @@ def take_away(part: str) -> None:
         _ended(STATE / "run" / f"{name}.pid")
 
 
-def bring_back() -> None:
+def bring_back(neutron: Neutron = WITH_PLUGIN) -> None:
     """Start what is missing. CalledProcessError when it does not come up."""
-    subprocess.run([str(RIG / "up")], env=_environment(), check=True, timeout=600)
+    subprocess.run([str(RIG / "up")], env=_environment(neutron), check=True, timeout=600)
 
 
 def _ended(file: Path) -> None:
@@ -148,22 +167,24 @@ def _ended(file: Path) -> None:
     raise RigError(f"{file.stem} does not end")
 
 
-def _environment() -> dict[str, str]:
+def _environment(neutron: Neutron) -> dict[str, str]:
     return {
         **os.environ, "RIG_STATE": str(STATE),
         "RIG_EXTRA_PIP": f"{ROOT / 'lab' / 'nova_driver'} -e {ROOT / 'integrations' / 'neutron'}",
         "RIG_NOVA_EXTRA_CONF": str(_NOVA), "RIG_NEUTRON_EXTRA_CONF": str(_NEUTRON),
+        "RIG_L3_AGENT": str(int(neutron.l3_agent)),
     }  # fmt: skip
 
 
 @contextlib.contextmanager
 def _up(neutron: Neutron) -> Iterator[None]:
     remembered = _OPTIONS.read_bytes() if _OPTIONS.exists() else None
-    if remembered is not None and str(_NEUTRON).encode() in remembered and _answers(neutron):
+    if remembered is not None and str(_NEUTRON).encode() in remembered and _runs(neutron):
         yield
         return
     _NEUTRON.write_text(neutron.configuration)
-    environment = _environment()
+    _POLICY.write_text(f'"astara_orchestrator": "role:{ORCHESTRATOR}"\n')
+    environment = _environment(neutron)
     # What runs without the driver would keep running without it.
     subprocess.run([str(RIG / "down")], env=environment, check=True, timeout=300)
     subprocess.run([str(RIG / "up")], env=environment, check=True, timeout=1200)
@@ -177,8 +198,8 @@ def _up(neutron: Neutron) -> Iterator[None]:
             _OPTIONS.write_bytes(remembered)
 
 
-def _answers(neutron: Neutron) -> bool:
-    if not CLOUDS.exists():
+def _runs(neutron: Neutron) -> bool:
+    if not CLOUDS.exists() or not _NEUTRON.exists() or _NEUTRON.read_text() != neutron.configuration:
         return False
     os.environ["OS_CLIENT_CONFIG_FILE"] = str(CLOUDS)
     try:

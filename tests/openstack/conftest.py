@@ -27,15 +27,16 @@ EXTERNAL = {"172.24.4.0/24": "172.24.4.1", "2001:db8::/64": "2001:db8::2"}
 
 
 @pytest.fixture(scope="session")
-def plugin(request: pytest.FixtureRequest) -> bool:
-    """Whether Neutron has Astara's plugin."""
-    return bool(getattr(request, "param", True))
+def neutron(request: pytest.FixtureRequest) -> rig.Neutron:
+    """Which Neutron there is; the one with Astara's plugin unless a test's parameter says otherwise."""
+    chosen: rig.Neutron = getattr(request, "param", rig.WITH_PLUGIN)
+    return chosen
 
 
 @pytest.fixture(scope="session")
-def control_plane(plugin: bool) -> Iterator[tuple[Connection, Hypervisor]]:
+def control_plane(neutron: rig.Neutron) -> Iterator[tuple[Connection, Hypervisor]]:
     """An admin's connection to a control plane that answers, and its hypervisor."""
-    with rig.control_plane(rig.WITH_PLUGIN if plugin else rig.PLAIN) as made:
+    with rig.control_plane(neutron) as made:
         yield made
 
 
@@ -49,7 +50,9 @@ class _Prepared:
 
 
 @pytest.fixture
-def real_cloud(control_plane: tuple[Connection, Hypervisor], tmp_path: Path) -> Iterator[RealCloud]:
+def real_cloud(
+    control_plane: tuple[Connection, Hypervisor], neutron: rig.Neutron, tmp_path: Path
+) -> Iterator[RealCloud]:
     """The system against the control plane: service user, networks, image, flavor; the orchestrator is not started."""
     admin, hypervisor = control_plane
     prepared = _prepare(admin, hypervisor)
@@ -57,7 +60,8 @@ def real_cloud(control_plane: tuple[Connection, Hypervisor], tmp_path: Path) -> 
     config, clouds = tmp_path / "astara.ini", tmp_path / "clouds.yaml"
     auth_url = admin.config.get_auth_args()["auth_url"]
     _write_clouds(clouds, auth_url)
-    _write_config(config, tmp_path, auth_url, api_port, prepared)
+    claim = "provider" if neutron is rig.BESIDE_AGENTS else "all"
+    _write_config(config, tmp_path, auth_url, api_port, claim, prepared)
     user = Connection(config=OpenStackConfig(config_files=[str(clouds)], load_envvars=False).get_one(cloud="user"))
     other = Connection(config=OpenStackConfig(config_files=[str(clouds)], load_envvars=False).get_one(cloud="other"))
     clients = {name: Client(clouds, name) for name in ("user", "other", "admin")}
@@ -79,7 +83,8 @@ def _prepare(admin: Connection, hypervisor: Hypervisor) -> _Prepared:
     identity, network = admin.identity, admin.network
     service = identity.find_project("service")
     user = identity.find_user("astara") or identity.create_user(name="astara", password="rig", domain_id="default")
-    identity.assign_project_role_to_user(service, user, identity.find_role("admin"))
+    for role in ("admin", rig.ORCHESTRATOR):
+        identity.assign_project_role_to_user(service, user, identity.find_role(role) or identity.create_role(name=role))
     for project, name in TENANTS.items():
         tenant = identity.find_project(project) or identity.create_project(name=project, domain_id="default")
         member = identity.find_user(name) or identity.create_user(name=name, password="rig", domain_id="default")
@@ -127,6 +132,10 @@ def _clean(admin: Connection) -> None:
             network.delete_port(port)
     for tenant in tenants:
         _clean_tenant(network, tenant)
+    for flavor in list(network.flavors(name="astara")):
+        network.delete_flavor(flavor)
+        for profile in flavor.service_profile_ids:
+            network.delete_service_profile(profile)
     for name in ("rig-shared", "rig-mgmt", "rig-external"):
         for one in list(network.networks(name=name)):
             for port in list(network.ports(network_id=one.id)):
@@ -171,7 +180,7 @@ def _write_clouds(path: Path, auth_url: str) -> None:
     path.write_text(json.dumps({"clouds": entries}))
 
 
-def _write_config(path: Path, folder: Path, auth_url: str, api_port: int, prepared: _Prepared) -> None:
+def _write_config(path: Path, folder: Path, auth_url: str, api_port: int, claim: str, prepared: _Prepared) -> None:
     orchestrator = str(ipaddress.ip_network(prepared.cidr)[1])
     grpc_ports = {name: _free_port() for name in ("scheduler", "notifier", "health", "metadata", "rpcapi", "worker")}
     listen = {name: f"127.0.0.1:{port}" for name, port in grpc_ports.items()}
@@ -185,8 +194,11 @@ def _write_config(path: Path, folder: Path, auth_url: str, api_port: int, prepar
                 "auth_type": "password", "auth_url": auth_url, "username": "astara", "password": "rig",
                 "project_name": "service", "user_domain_id": "default", "project_domain_id": "default",
             },
-            "claim": {"claim": "all"},
-            "scheduler": {"listen": listen["scheduler"], "database": f"sqlite:///{folder}/scheduler.db"},
+            "claim": {"claim": claim},
+            "scheduler": {
+                "listen": listen["scheduler"], "database": f"sqlite:///{folder}/scheduler.db",
+                "presence_interval": "5",
+            },
             "notifier": {
                 "listen": listen["notifier"], "broker": "amqp://openstack:rig@127.0.0.1:5672//",
                 "queue": f"astara.{DEPLOYMENT}.{api_port}",

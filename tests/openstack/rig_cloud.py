@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,10 +186,29 @@ class RealCloud:
         """What Neutron shows of a floating IP."""
         return str(self.admin.network.get_ip(floating_id).status)
 
+    def services_alive(self) -> dict[str, int]:
+        """How many of Astara's services `openstack network agent list` shows alive, by binary."""
+        agents = self.client("network", "agent", "list", cloud="admin")
+        return Counter(one["Binary"] for one in agents if one["Agent Type"].startswith("Astara") and one["Alive"])
+
+    def agents_of(self, router: str) -> list[str]:
+        """The L3 agents to which Neutron has given a router."""
+        return [one["Agent Type"] for one in self.client("network", "agent", "list", "--router", router, cloud="admin")]
+
     def server_of(self, router_id: str) -> str | None:
         """The server that is a configured router's instance."""
         known = self.resource(router_id)
         return known["instances"][0]["server_id"] if known.get("state") == "configured" else None
+
+    def refusal(self, *words: str, cloud: str = "user") -> str:
+        """Why a command of the openstack client fails; empty when it does not."""
+        code, _, errors = self.clients[cloud].run(*words)
+        return errors if code else ""
+
+    def has_route(self, server_id: str, address: str, next_hop: str) -> bool:
+        """Whether an appliance sends what is for an address to a next hop of a tenant."""
+        found = self.hypervisor.run(server_id, "ip", "route", "get", address).stdout
+        return f" via {next_hop} " in found
 
     def servers(self) -> list[str]:
         """Names of Nova's servers that carry our mark."""

@@ -8,6 +8,12 @@ from rig_cloud import Host, RealCloud
 
 from lab.hypervisor.outside import INTERNET
 
+ALL_SERVICES = {
+    "astara-health": 1, "astara-metadata": 1, "astara-notifier": 1, "astara-rpcapi": 1, "astara-scheduler": 1,
+    "astara-worker": 2,
+}  # fmt: skip
+"""How many of each the orchestrator runs."""
+
 
 def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: RealCloud) -> None:
     cloud, client, until = real_cloud, real_cloud.client, real_cloud.until
@@ -50,6 +56,22 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     until("r1 is active", lambda: cloud.shows("r1") == ("ACTIVE", ""))
     own = list(cloud.admin.network.ports(device_id=r1))
     assert {one.status for one in own} == {"ACTIVE"}
+
+    print("nobody else does, not even an admin; and nobody takes r1's ports away")
+    claims = {"router_status": {"status": "ERROR", "reason": "no"}}
+    for person in (cloud.user, cloud.admin):
+        answer = person.network.put(f"/astara-router-statuses/{r1}", json=claims)
+        assert answer.status_code in (403, 404), answer.text
+    marked = cloud.user.network.ports(network_id=net1)
+    (service_port,) = (port for port in marked if port.name.startswith("astara-svc-"))
+    assert "403" in cloud.refusal("port", "delete", service_port.id)
+    assert "403" in cloud.refusal("port", "set", "--disable", service_port.id)
+    assert service_port.fixed_ips == []
+    assert not any(port.description.endswith(":mgt") for port in cloud.user.network.ports())
+    assert cloud.shows("r1") == ("ACTIVE", "")
+
+    print("the agent list shows the services")
+    until("all are alive", lambda: cloud.services_alive() == ALL_SERVICES)
 
     print("another tenant with the same addresses")
     net3 = client("network", "create", "net1", cloud="other")["id"]
@@ -212,6 +234,7 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     client("router", "set", "r1", "--no-route")
     assert _name(cloud, floating) == "web"
     client("floating", "ip", "delete", fip["id"])
+    until("the agent list shows the services dead", lambda: not cloud.services_alive())
     cloud.start_orchestrator()
     (near,) = cloud.boot({"near": net2})
     until("r3 serves a host", lambda: f"instance {near.id}" in cloud.console(near))
@@ -219,6 +242,7 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     assert not web.pings("192.0.2.1")
     assert cloud.internet_asks(floating) is None
     assert cloud.server_of(r1) == second
+    until("the agent list shows the services again", lambda: cloud.services_alive() == ALL_SERVICES)
 
     print("delete everything")
     client("server", "delete", "--wait", "web", "db", "near", "guest")
