@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 GRPCURL := $(BIN)/grpcurl
 GRPCURL_VERSION := 1.8.6.post2
-NEUTRON := .venv-neutron
+# The release that `make test-neutron` and its relatives test beside: 2025.1, 2025.2, 2026.1 or 2026.2.
+NEUTRON_RELEASE ?= 2026.2
+NEUTRON := .venv-neutron-$(NEUTRON_RELEASE)
+NEUTRON_CONSTRAINTS := integrations/neutron/constraints/$(NEUTRON_RELEASE).txt
 SOURCES := services appliance lab tests bench docs setup.py
 
 # Of images, see docs/images.md. The default base is found in registries under this name.
@@ -54,7 +57,7 @@ test: $(READY) $(GRPCURL) ## run all tests that this machine can run (root: also
 	@$(BIN)/python -m lab programs
 	@$(BIN)/pytest
 
-test-neutron: $(READY) $(NEUTRON)/.ready ## what goes into Neutron, beside a real Neutron in .venv-neutron (root installs a MariaDB for it)
+test-neutron: $(READY) $(NEUTRON)/.ready ## what goes into Neutron, beside a real Neutron of NEUTRON_RELEASE= (root installs a MariaDB for it)
 	@$(BIN)/python -m lab programs
 	@$(NEUTRON)/bin/pytest -q -n auto tests/neutron --ignore tests/neutron/l3/test_reference_api.py
 
@@ -65,10 +68,10 @@ test-ovn: $(READY) $(NEUTRON)/.ready ## what OVN's northbound database holds for
 	@$(BIN)/python -m lab programs
 	@$(NEUTRON)/bin/pytest -q tests/ovn
 
-$(NEUTRON)/.ready: integrations/neutron/pyproject.toml integrations/neutron/constraints.txt
+$(NEUTRON)/.ready: integrations/neutron/pyproject.toml $(NEUTRON_CONSTRAINTS)
 	@$(PYTHON) -m venv $(NEUTRON)
 	@echo "installing into $(NEUTRON) …"
-	@$(NEUTRON)/bin/pip install -qq -c integrations/neutron/constraints.txt -e 'integrations/neutron[test]'
+	@$(NEUTRON)/bin/pip install -qq -c $(NEUTRON_CONSTRAINTS) -e 'integrations/neutron[test]'
 	@touch $@
 
 test-openstack: $(READY) ## a real OpenStack (../shared/openstack-rig) boots machines of namespaces; a day of a user, seen by packets (root)
@@ -128,5 +131,5 @@ images: ## build an image of each service; BASE= REGISTRY= TAG= BUILDER=buildah|
 
 clean: ## remove everything that was built or installed here (ends the lab first)
 	@$(MAKE) --no-print-directory down
-	rm -rf $(VENV) $(NEUTRON) gen site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-neutron* gen site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
