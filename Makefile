@@ -24,7 +24,7 @@ SERVICES := health metadata notifier rpcapi scheduler worker
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-neutron test-neutron-reference test-ovn test-openstack test-kubernetes chart bench lint format docs protos grpcurl install images clean
+.PHONY: help programs up demo down test test-neutron test-neutron-reference test-ovn test-openstack test-kubernetes chart bench lint format docs protos grpcurl install images clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ $(READY): pyproject.toml constraints.txt setup.py $(shell find protos -name '*.p
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install -qq --no-build-isolation -c constraints.txt -e '.[dev]'
 	@touch $@
 
+programs: $(READY) ## install what the tests need from the distribution (root; the other targets do this by themselves)
+	@$(BIN)/python -m lab programs
+
 up: $(READY) $(GRPCURL) ## bring the whole system up on this machine, in the background, with a simulated cloud and two tenants
 	@$(BIN)/python -m lab up
 
@@ -53,19 +56,16 @@ demo: $(READY) $(GRPCURL) ## show packets of a tenant through its router, which 
 down: ## end what `make up` started; leaves nothing behind
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m lab down; else echo "There was no lab."; fi
 
-test: $(READY) $(GRPCURL) ## run all tests that this machine can run (root: also those of packets; installs what they need from the distribution)
-	@$(BIN)/python -m lab programs
+test: programs $(GRPCURL) ## run all tests that this machine can run (root: also those of packets; installs what they need from the distribution)
 	@$(BIN)/pytest
 
-test-neutron: $(READY) $(NEUTRON)/.ready ## what goes into Neutron, beside a real Neutron of NEUTRON_RELEASE= (root installs a MariaDB for it)
-	@$(BIN)/python -m lab programs
+test-neutron: programs $(NEUTRON)/.ready ## what goes into Neutron, beside a real Neutron of NEUTRON_RELEASE= (root installs a MariaDB for it)
 	@$(NEUTRON)/bin/pytest -q -n auto tests/neutron --ignore tests/neutron/l3/test_reference_api.py
 
 test-neutron-reference: $(NEUTRON)/.ready ## Neutron's own tests of its L3 API, with astara-router in the place of its router plugin
 	@$(NEUTRON)/bin/pytest -q -n auto tests/neutron/l3/test_reference_api.py
 
-test-ovn: $(READY) $(NEUTRON)/.ready ## what OVN's northbound database holds for routers of its own and of Astara's (root)
-	@$(BIN)/python -m lab programs
+test-ovn: programs $(NEUTRON)/.ready ## what OVN's northbound database holds for routers of its own and of Astara's (root)
 	@$(NEUTRON)/bin/pytest -q tests/ovn
 
 $(NEUTRON)/.ready: integrations/neutron/pyproject.toml $(NEUTRON_CONSTRAINTS)
@@ -74,12 +74,10 @@ $(NEUTRON)/.ready: integrations/neutron/pyproject.toml $(NEUTRON_CONSTRAINTS)
 	@$(NEUTRON)/bin/pip install -qq -c $(NEUTRON_CONSTRAINTS) -e 'integrations/neutron[test]'
 	@touch $@
 
-test-openstack: $(READY) ## a real OpenStack (../shared/openstack-rig) boots machines of namespaces; a day of a user, seen by packets (root)
-	@$(BIN)/python -m lab programs
+test-openstack: programs ## a real OpenStack (../shared/openstack-rig) boots machines of namespaces; a day of a user, seen by packets (root)
 	@$(BIN)/pytest tests/openstack --timeout 1800
 
-test-kubernetes: $(READY) $(GRPCURL) ## a real Kubernetes (../shared/kubernetes): images, install, upgrades, rollback, uninstall under events (root)
-	@$(BIN)/python -m lab programs
+test-kubernetes: programs $(GRPCURL) ## a real Kubernetes (../shared/kubernetes): images, install, upgrades, rollback, uninstall under events (root)
 	@$(BIN)/python tests/chart/chart_clients.py
 	@$(BIN)/pytest tests/kubernetes --timeout 1800
 

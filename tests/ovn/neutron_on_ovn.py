@@ -1,6 +1,7 @@
 """Neutron's API with ML2/OVN in processes of its own: no keystone, no agents, a private MariaDB and OVN."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 from ovn_central import OvnCentral
 
 _BIN = Path(sys.executable).parent
+_ERROR = " ERROR "
 _START_SECONDS = 120.0
 _CALL_SECONDS = 60.0
 _MAINTAINED = "OVN maintenance task check_for_inconsistencies finished"
@@ -158,10 +160,12 @@ class Neutron:
         self._call("DELETE", path)
 
     def errors(self) -> list[str]:
-        """Errors in Neutron's log since the last call."""
+        """Errors in Neutron's log since the last call, each with its traceback."""
         text = self.log.read_text()
         self.log.write_text("")
-        return [line for line in text.splitlines() if " ERROR " in line]
+        lines = (line for line in text.splitlines() if _ERROR in line)
+        # All lines of a record begin with its time and process.
+        return ["\n".join(record) for _, record in itertools.groupby(lines, lambda line: line.partition(_ERROR)[0])]
 
     @property
     def _files(self) -> list[str]:
