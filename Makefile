@@ -9,6 +9,8 @@ GRPCURL_VERSION := 1.8.6.post2
 # The release that `make test-neutron` and its relatives test beside: 2025.1, 2025.2, 2026.1 or 2026.2.
 NEUTRON_RELEASE ?= 2026.2
 NEUTRON := .venv-neutron-$(NEUTRON_RELEASE)
+# Tests of those that patch the standard library with eventlet cannot be spread over processes.
+NEUTRON_PROCESSES := $(if $(filter 2025.%,$(NEUTRON_RELEASE)),0,auto)
 NEUTRON_CONSTRAINTS := integrations/neutron/constraints/$(NEUTRON_RELEASE).txt
 SOURCES := services appliance lab tests bench docs setup.py
 
@@ -60,10 +62,10 @@ test: programs $(GRPCURL) ## run all tests that this machine can run (root: also
 	@$(BIN)/pytest
 
 test-neutron: programs $(NEUTRON)/.ready ## what goes into Neutron, beside a real Neutron of NEUTRON_RELEASE= (root installs a MariaDB for it)
-	@$(NEUTRON)/bin/pytest -q -n auto tests/neutron --ignore tests/neutron/l3/test_reference_api.py
+	@$(NEUTRON)/bin/pytest -q -n $(NEUTRON_PROCESSES) tests/neutron --ignore tests/neutron/l3/test_reference_api.py
 
 test-neutron-reference: $(NEUTRON)/.ready ## Neutron's own tests of its L3 API, with astara-router in the place of its router plugin
-	@$(NEUTRON)/bin/pytest -q -n auto tests/neutron/l3/test_reference_api.py
+	@$(NEUTRON)/bin/pytest -q -n $(NEUTRON_PROCESSES) tests/neutron/l3/test_reference_api.py
 
 test-ovn: programs $(NEUTRON)/.ready ## what OVN's northbound database holds for routers of its own and of Astara's (root)
 	@$(NEUTRON)/bin/pytest -q tests/ovn

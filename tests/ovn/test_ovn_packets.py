@@ -73,4 +73,6 @@ def test_ovn_offers_nothing_where_the_subnet_says_no_dhcp(site: Site) -> None:
     instance = site.address(network)["id"]
     assert site.switch_ports()[instance]["dhcpv4_options"] == []
     assert site.ovn.rows("DHCP_Options", f"external_ids:subnet_id={subnet}") == []
+    metadata = site.neutron.get(f"/ports?network_id={network}&device_owner=network:distributed")["ports"]
+    assert [port["fixed_ips"] for port in metadata] == [[]]
     site.remove_router(router)
