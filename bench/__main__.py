@@ -8,7 +8,19 @@ from typing import Any
 
 from bench.measure import RESULTS
 
-BENCHES = ("calls", "memory", "normalise", "shards", "events", "broker", "poll", "routers", "instant", "appliance")
+BENCHES = (
+    "calls",
+    "memory",
+    "normalise",
+    "shards",
+    "events",
+    "broker",
+    "poll",
+    "routers",
+    "instant",
+    "appliance",
+    "snapshot",
+)
 PAGE = Path(__file__).parents[1] / "docs" / "bench.md"
 
 # The original's figures, line by line, as the comparison quotes them.
