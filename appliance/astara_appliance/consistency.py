@@ -127,6 +127,11 @@ def of_configuration(configuration: "Configuration") -> Iterator[Wrong]:
     yield from _twice(
         (("labels", index), (label.name, label.direction), "label") for index, label in enumerate(configuration.labels)
     )
+    yield from _twice(
+        (("rate_limits", index, "addresses", position), (limit.direction, address), "address")
+        for index, limit in enumerate(configuration.rate_limits)
+        for position, address in enumerate(limit.addresses)
+    )
 
 
 def _between_networks(networks: "list[Network]") -> Iterator[Wrong]:

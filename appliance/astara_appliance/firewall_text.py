@@ -2,7 +2,7 @@
 
 Made from the state alone; each line is a rule or an element of `linux.ruleset`, which says why. `in` and `out` name
 interfaces, as iptables does with -v only; without them nobody could tell the lines apart. LABELS sees what FORWARD has
-accepted.
+accepted; LIMITS names addresses as the external side has them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -33,6 +33,7 @@ def _chains(rules: "_Rules") -> Iterator[str]:
         yield _chain(f"INWARD ({len(rules.sides)} references)", rules.inward())
         yield _chain("POSTROUTING (policy ACCEPT)", rules.postrouting())
         yield _chain("OUTWARD (2 references)", rules.outward())
+        yield _chain("LIMITS (policy ACCEPT)", rules.limits())
 
 
 def _chain(title: str, rules: Iterable[str]) -> str:
@@ -150,6 +151,15 @@ class _Rules:
             yield self._rule("SNAT", "all", f"to:{floating}", source=fixed)
         for item in self._state.get("masks", ()):
             yield self._rule("SNAT", "all", f"out {item['out']} to:{item['address']}")
+
+    def limits(self) -> Iterator[str]:
+        for limit in self._state.get("rate_limits", ()):
+            above = f"limit: above {limit['max_kbps']}kbit/s burst {limit['max_burst_kbps']}kbit"
+            for address in limit["addresses"]:
+                if limit["direction"] == "ingress":
+                    yield self._rule("DROP", "all", f"in {self._outside} {above}", destination=address)
+                else:
+                    yield self._rule("DROP", "all", f"out {self._outside} {above}", source=address)
 
     def _of(self, items: Iterable[str]) -> Iterator[str]:
         return (item for item in items if version_of(item) == self.version)

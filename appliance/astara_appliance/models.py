@@ -37,9 +37,13 @@ MAX_FLOATING_IPS = 8_192
 MAX_PORT_FORWARDINGS = 8_192
 MAX_LABELS = 1_024
 MAX_PREFIXES = 1_024
+MAX_RATE_LIMITS = 4_096
 MAX_SERVERS = 16
 MAX_PORT_ADDRESSES = 64
 MAX_DHCP_OPTIONS = 64
+MAX_LIMITED = MAX_FLOATING_IPS + MAX_ADDRESSES
+MAX_KBPS = 100_000_000
+MAX_BURST_KBPS = 25_000_000
 
 IPv6Mode = Literal["slaac", "dhcpv6-stateful", "dhcpv6-stateless"]
 
@@ -219,6 +223,18 @@ class Label(_Model):
         return self
 
 
+class RateLimit(_Model):
+    """What each of some external addresses may receive (`ingress`) or send (`egress`): a rule of a QoS policy.
+
+    Units are Neutron's: kilobits a second, and kilobits at once; a burst of 0 is left to the appliance.
+    """
+
+    direction: Literal["ingress", "egress"]
+    max_kbps: Annotated[int, Field(ge=1, le=MAX_KBPS)]
+    max_burst_kbps: Annotated[int, Field(ge=0, le=MAX_BURST_KBPS)] = 0
+    addresses: Annotated[list[AddressV4], Field(max_length=MAX_LIMITED)]
+
+
 class Configuration(_Model):
     """All that one appliance shall do."""
 
@@ -235,6 +251,7 @@ class Configuration(_Model):
     floating_ips: Annotated[list[FloatingIp], Field(max_length=MAX_FLOATING_IPS)] = []
     port_forwardings: Annotated[list[PortForwarding], Field(max_length=MAX_PORT_FORWARDINGS)] = []
     labels: Annotated[list[Label], Field(max_length=MAX_LABELS)] = []
+    rate_limits: Annotated[list[RateLimit], Field(max_length=MAX_RATE_LIMITS)] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> "Configuration":

@@ -37,6 +37,8 @@ class AstaraExtensions:
         self._gone: dict[str, tuple[int, str]] = {}
         self.services: dict[str, list[Row]] = {}
         """By deployment, as last reported."""
+        self.qos_policies: dict[str, Row] = {}
+        """By id, as `GET /qos/policies` shows them; a test puts them there, for nothing else reads them."""
 
     def routes(self, routes: Routes) -> None:
         """The calls."""
@@ -112,6 +114,7 @@ class AstaraExtensions:
         plugged = service.ports.table.find("device_id", instance) if instance else []
         floating = service.floatingips.table.find("router_id", router["id"])
         labels = [row for row in service.labels.table if row["shared"] or row["project_id"] == router["project_id"]]
+        policies = {one.get("qos_policy_id") for one in (router["external_gateway_info"] or {}, *floating)}
         return {
             "id": router["id"],
             "dhcp": "appliance",
@@ -134,7 +137,7 @@ class AstaraExtensions:
                 {**row, "rules": [dict(one) for one in service.label_rules.table.find("metering_label_id", row["id"])]}
                 for row in labels
             ],
-            "qos_policies": [],
+            "qos_policies": [one for key, one in sorted(self.qos_policies.items()) if key in policies],
         }
 
     def _set_status(self, call: Call) -> Reply:

@@ -118,13 +118,22 @@ class ApplianceClient:
             raise ApplianceError(msg)
         if response.status == 422:
             fields = "; ".join(f"{e.get('field')}: {e.get('message')}" for e in answer.get("errors", ())[:20])
-            raise RejectedError(f"the appliance refused the configuration: {fields or answer.get('detail')}")
+            raise RejectedError(
+                f"the appliance refused the configuration: {fields or answer.get('detail')}", _unknown(answer)
+            )
         if response.status == 409:
             raise StaleEpochError(f"the appliance has seen epoch {answer.get('epoch')}")
         if response.status >= 400:
             detail = answer.get("detail") or answer.get("title")
             raise ApplianceError(f"{method} {path} at {endpoint.address}: {response.status}: {detail}")
         return answer
+
+
+def _unknown(answer: Json) -> frozenset[str]:
+    """The unknown fields when they are all that is wrong."""
+    errors = answer.get("errors", ())
+    is_all = all(error.get("message") == "unknown field" for error in errors)
+    return frozenset(str(error.get("field")) for error in errors) if is_all else frozenset()
 
 
 def _epoch(text: object) -> tuple[int, int] | None:

@@ -2,21 +2,27 @@
 
 Equal wishes give equal bytes: every list is sorted, nothing depends on the order of Neutron's answers, and fields that
 change without meaning (revisions, timestamps) stay out. The digest has a version, so that an upgrade of Astara pushes
-again only where the meaning changed. Shape: docs/contracts.md.
+again only where the meaning changed; fields that came later stand only where a router needs them. Shape:
+docs/contracts.md.
 """
 
 import hashlib
 import ipaddress
 import json
 import re
+from collections.abc import Collection
 from typing import Any
 
 from services.common import marks
 
 from .cloud import Json
+from .rate_limits import rate_limits
 from .reading import RouterReading
 
 DIGEST_VERSION = "v1"
+
+LATER = {"rate_limits": "QoS"}
+"""Fields that appliances of an earlier release refuse, and what their users then do without."""
 
 _MOST_DHCP_OPTIONS = 64
 _NOT_HOSTNAME = re.compile(r"[^a-zA-Z0-9-]+")
@@ -34,12 +40,14 @@ def build(
     interface_names: dict[str, str],
     macs: dict[str, str],
     asn: tuple[int, int],
+    unknown: Collection[str] = (),
 ) -> Json:
     """The configuration of one router.
 
     `management` is the management port (Neutron's JSON, `cidrs` added: its addresses with prefix length), `macs` maps a
     network to the MAC of the instance's port there, `interface_names` maps MACs to names in the appliance, `asn` is
-    the appliance's AS number and its upstream's. KeyError when a network has no interface yet.
+    the appliance's AS number and its upstream's, `unknown` are those of `LATER` that it refuses. KeyError when a
+    network has no interface yet.
     """
     router = reading.router
     gateway = router.get("external_gateway_info") or {}
@@ -49,6 +57,7 @@ def build(
     networks += [
         _network(reading, network_id, "internal", interface_names, macs) for network_id in reading.internal_network_ids
     ]
+    later = {"rate_limits": rate_limits(reading)}
     return {
         "hostname": _hostname(str(router.get("name") or ""), str(router["id"])),
         "tenant_id": str(router.get("project_id") or router.get("tenant_id") or ""),
@@ -81,6 +90,7 @@ def build(
         ),
         "port_forwardings": _port_forwardings(reading),
         "labels": _labels(reading),
+        **{name: wanted for name, wanted in later.items() if wanted and name not in unknown},
     }
 
 

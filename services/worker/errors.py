@@ -42,9 +42,16 @@ class UnreachableError(ApplianceError):
 
 
 class RejectedError(ApplianceError):
-    """The appliance refused the configuration (422); trying the same again cannot help."""
+    """The appliance refused the configuration (422); trying the same again cannot help.
+
+    `unknown` are the fields of the configuration that it does not know, if there is nothing else that it refused.
+    """
 
     retry = False
+
+    def __init__(self, message: str, unknown: frozenset[str] = frozenset()) -> None:
+        super().__init__(message)
+        self.unknown = unknown
 
 
 class StaleEpochError(ApplianceError):

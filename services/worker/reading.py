@@ -1,7 +1,7 @@
 """One router as Neutron describes it, however it was read: call by call, or as one snapshot."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .cloud import Json
 
@@ -11,6 +11,8 @@ INTERFACE_OWNERS = (
     "network:ha_router_replicated_interface",
 )
 GATEWAY_OWNER = "network:router_gateway"
+BANDWIDTH_LIMIT = "bandwidth_limit"
+"""The one type of rule of a QoS policy that appliances carry out."""
 
 
 @dataclass(slots=True)
@@ -34,6 +36,7 @@ class RouterReading:
     allocations: list[Json]
     labels: list[Json]
     read_at: float
+    qos_policies: dict[str, Json] = field(default_factory=dict)
     is_one: bool = False
     serves_dhcp: bool = True
     unserved: tuple[str, ...] = ()
@@ -108,6 +111,7 @@ def reading_of_snapshot(snapshot: Json, server_id: str | None, read_at: float) -
     reading.floating_ips = snapshot["floating_ips"]
     reading.allocations = snapshot["allocations"]
     reading.labels = snapshot["metering_labels"]
+    reading.qos_policies = {str(one["id"]): one for one in snapshot.get("qos_policies") or ()}
     reading.serves_dhcp = snapshot["dhcp"] == "appliance"
     reading.is_one = True
     reading.unserved = tuple(_unserved(snapshot))
@@ -121,10 +125,9 @@ def _unserved(snapshot: Json) -> Iterable[str]:
         yield "conntrack helpers"
     if snapshot.get("ndp_proxies"):
         yield "NDP proxies"
-    if (router.get("external_gateway_info") or {}).get("qos_policy_id"):
-        yield "QoS of the gateway"
-    if any(one.get("qos_policy_id") for one in snapshot["floating_ips"]):
-        yield "QoS of floating IPs"
+    rules = (rule["type"] for policy in snapshot.get("qos_policies") or () for rule in policy["rules"])
+    if others := sorted(set(rules) - {BANDWIDTH_LIMIT}):
+        yield f"QoS rules of type {', '.join(others)}"
     if len(router.get("external_gateways") or ()) > 1:
         yield "more than one external gateway"
     if snapshot.get("ha"):

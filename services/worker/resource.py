@@ -25,6 +25,7 @@ class Instance:
     ports: dict[str, str] | None = None  # service ports plugged in, network id -> MAC; None: not read yet
     tls: bool = False  # it was given certificates at boot
     spare: dict[str, str] | None = None  # service ports seen that may not be plugged in, network id -> port id
+    unknown: frozenset[str] = frozenset()  # fields of a configuration that its appliance is too old to know
 
     @property
     def address(self) -> str:

@@ -11,7 +11,7 @@ from services.common import logging
 from . import configuration
 from .appliance import ApplianceClient
 from .cloud import Json
-from .errors import CloudError, StepError
+from .errors import CloudError, RejectedError, StepError
 from .glance import why_unusable
 from .machine import Observer, RetryPolicy, StepResult
 from .neutron import Neutron
@@ -149,32 +149,46 @@ class RouterDriver:
             resource.reading = reading
             return StepResult(InstanceState.REPLUG)
         resource.reading = None
-        wanted = self._build(reading, instance, status.interfaces)
-        resource.wanted_digest = configuration.digest(wanted)
+        wanted = self._build(resource, reading, instance, status.interfaces)
         if status.digest != resource.wanted_digest:
             if _may_be_cut_short(reading) and status.digest is not None:
                 # No floating IP at all is what a list that was cut short looks like, too.
                 reading.floating_ips = await self._neutron.floating_ips(resource.resource_id)
-                wanted = self._build(reading, instance, status.interfaces)
-                resource.wanted_digest = configuration.digest(wanted)
-            await self._push(resource, wanted, resource.wanted_digest)
+                wanted = self._build(resource, reading, instance, status.interfaces)
+            try:
+                await self._push(resource, wanted)
+            except RejectedError as error:
+                lacking = error.unknown & configuration.LATER.keys() & wanted.keys()
+                if not lacking or lacking != error.unknown:
+                    raise
+                # An appliance of an earlier release does all the rest as ever.
+                instance.unknown |= lacking
+                wanted = self._build(resource, reading, instance, status.interfaces)
+                if status.digest != resource.wanted_digest:
+                    await self._push(resource, wanted)
         self._status.serves(resource, reading)
         await self._tell_neutron(resource, reading)
         return StepResult(InstanceState.CONFIGURED)
 
-    def _build(self, reading: RouterReading, instance: Instance, interface_names: dict[str, str]) -> Json:
+    def _build(
+        self, resource: ManagedResource, reading: RouterReading, instance: Instance, interface_names: dict[str, str]
+    ) -> Json:
+        """The configuration; its digest is what is wanted from now on."""
         settings = self._env.router
-        return configuration.build(
+        wanted = configuration.build(
             reading,
             instance.management,
             interface_names,
             instance.ports or {},
             (settings.asn, settings.neighbor_asn),
+            instance.unknown,
         )
+        resource.wanted_digest = configuration.digest(wanted)
+        return wanted
 
-    async def _push(self, resource: ManagedResource, wanted: Json, digest: str) -> None:
+    async def _push(self, resource: ManagedResource, wanted: Json) -> None:
         changed = await self._appliances.configure(
-            self._env.endpoint(resource), wanted, digest, self._env.epoch(resource)
+            self._env.endpoint(resource), wanted, str(resource.wanted_digest), self._env.epoch(resource)
         )
         self._observer.happened(resource, "configure", f"pushed, changed: {', '.join(changed) or 'nothing'}")
 

@@ -7,6 +7,7 @@ showed when it was last read, or was last told, cost a call.
 from services.common import logging
 
 from .cloud import Json
+from .configuration import LATER
 from .errors import CloudError, NotFoundError
 from .neutron import STATUS, Neutron
 from .reading import RouterReading
@@ -44,7 +45,7 @@ class RouterStatus:
             for one in reading.floating_ips
             if one.get("status") != wanted[str(one["id"])]
         }
-        resource.unserved = f"not done yet: {', '.join(reading.unserved)}" if reading.unserved else ""
+        resource.unserved = _unserved(resource, reading)
         own = [*reading.interface_ports, *([reading.gateway_port] if reading.gateway_port else [])]
         ports = {str(port["id"]): ACTIVE for port in own if port.get("status") != ACTIVE}
         resource.untold = {}
@@ -87,6 +88,16 @@ def _status(resource: ManagedResource) -> tuple[str, str] | None:
         # It runs what it ran before; only if that was never anything, nothing is served.
         return (ACTIVE if resource.shown and resource.shown[0] == ACTIVE else ALLOCATING), reason
     return None
+
+
+def _unserved(resource: ManagedResource, reading: RouterReading) -> str:
+    """What its users go without, though the appliance runs what it was given."""
+    unknown = resource.instance.unknown if resource.instance else frozenset()
+    parts = {
+        "not done yet": reading.unserved,
+        "not until its instance is rebuilt": [words for name, words in LATER.items() if name in unknown],
+    }
+    return "; ".join(f"{why}: {', '.join(words)}" for why, words in parts.items() if words)
 
 
 def _is_used(floating_ip: Json) -> bool:

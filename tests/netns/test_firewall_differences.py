@@ -31,6 +31,18 @@ PREFIXES = st.lists(
 LABELS = st.dictionaries(
     st.tuples(st.sampled_from("abc"), st.sampled_from(["ingress", "egress"])), PREFIXES, max_size=4
 ).map(lambda found: [{"name": name, "direction": side, "prefixes": given} for (name, side), given in found.items()])
+LIMITS = st.dictionaries(
+    st.tuples(st.sampled_from(["ingress", "egress"]), FEW), st.sets(FEW, min_size=1, max_size=2), max_size=3
+).map(
+    lambda found: [
+        {
+            "direction": direction,
+            "max_kbps": 1000 * rate,
+            "addresses": [f"172.24.4.{rate}{one}" for one in sorted(given)],
+        }
+        for (direction, rate), given in found.items()
+    ]
+)
 NETWORKS = st.tuples(st.sets(FEW, max_size=1), st.sets(FEW, max_size=4), st.integers(20, 21)).map(
     lambda found: [
         *(network("ge9", "external", f"172.24.4.{found[2]}/24", "2001:db8::20/64") for _ in found[0]),
@@ -44,6 +56,7 @@ CONFIGURATIONS = st.fixed_dictionaries(
         "floating_ips": FLOATING,
         "port_forwardings": FORWARDED,
         "labels": LABELS,
+        "rate_limits": LIMITS,
         "admin_state_up": st.booleans(),
         "enable_snat": st.booleans(),
         "asn": st.sampled_from([None, 64512]),

@@ -32,7 +32,7 @@ def build(what: RouterReading) -> dict[str, Any]:
     """The configuration, which the appliance must accept as it stands."""
     built = configuration.build(what, MANAGEMENT_PORT, NAMES, MACS, (64512, 64513))
     accepted = parse_configuration(json.loads(json.dumps(built))).model_dump(mode="json")
-    assert accepted == built
+    assert {name: value for name, value in accepted.items() if name in built or value} == built
     return built
 
 

@@ -18,11 +18,15 @@ from ..fields import version_of
 TABLE = "astara"
 
 Elements = dict[str, dict[str, str]]
-"""Of each set or map its keys, each with its value; that of a set's key is empty."""
+"""Of each set or map its keys, each with its value; that of a set's key is empty, or the limit that it has."""
 
 _MANAGEMENT_SERVICES = ("22",)
 _LABEL_MATCHES = {"ingress": "saddr", "egress": "daddr"}
 _FAMILIES = {4: "ip", 6: "ip6"}
+_LIMITED = {"ingress": "limited_in", "egress": "limited_out"}
+_BYTES_OF_KILOBIT = 125
+# The largest packet that segmentation offload makes; a limit that holds less would never let it pass.
+_LEAST_AT_ONCE = 65_536
 
 SKELETON = """\
 table inet astara {
@@ -35,6 +39,8 @@ table inet astara {
 	set neighbors4 { type ipv4_addr; }
 	set neighbors6 { type ipv6_addr; }
 	set routed { type ipv4_addr; flags interval; }
+	set limited_in { type ipv4_addr; limit rate over 1 bytes/second; }
+	set limited_out { type ipv4_addr; limit rate over 1 bytes/second; }
 	map floating_in { type ipv4_addr : ipv4_addr; }
 	map floating_out { type ipv4_addr : ipv4_addr; }
 	map forwardings { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
@@ -104,6 +110,12 @@ table inet astara {
 		iifname @external oifname @internal meta nfproto ipv6 accept
 		iifname @external oifname @internal ip daddr @routed accept
 	}
+	chain limit_ingress {
+		type filter hook forward priority filter + 5; policy accept;
+		# What the packet was sent to before it was translated. What the appliance says and hears itself is not limited.
+		iifname @external ct direction original ct original ip daddr @limited_in drop
+		iifname @external ct direction reply ct reply ip daddr @limited_in drop
+	}
 	chain labels {
 		type filter hook forward priority filter + 10; policy accept;
 		iifname @external jump label_ingress
@@ -127,6 +139,10 @@ table inet astara {
 		type nat hook postrouting priority srcnat; policy accept;
 		iifname @internal oifname @external jump outward
 		iifname @internal oifname @internal ct status dnat jump outward
+	}
+	chain limit_egress {
+		type filter hook postrouting priority srcnat + 10; policy accept;
+		iifname @internal oifname @external ip saddr @limited_out drop
 	}
 	chain outward {
 		snat ip to ip saddr map @floating_out
@@ -219,6 +235,7 @@ def _elements(state: State) -> Elements:
         "forwardings": dict(_forwarded(state.get("port_forwardings", ()))),
         "masks": {_quoted(item["out"]): item["address"] for item in state.get("masks", ())},
         **_metadata(state.get("metadata", ())),
+        **_limited(state.get("rate_limits", ())),
     }
 
 
@@ -229,7 +246,8 @@ def _without(items: dict[str, str], others: dict[str, str]) -> list[tuple[str, s
 def _lines(verb: str, items: Mapping[str, list[tuple[str, str]]]) -> Iterator[str]:
     for name, chosen in items.items():
         if chosen:
-            among = ", ".join(f"{key} : {value}" if value else key for key, value in chosen)
+            joint = " " if name in _LIMITED.values() else " : "
+            among = ", ".join(f"{key}{joint}{value}" if value else key for key, value in chosen)
             yield f"{verb} element inet {TABLE} {name} {{ {among} }}"
 
 
@@ -246,6 +264,21 @@ def _metadata(items: Iterable[Mapping[str, Any]]) -> Elements:
     found: Elements = {"metadata4": {}, "metadata6": {}}
     for item in items:
         found[f"metadata{version_of(item['to'])}"][_quoted(item["ifname"])] = f"{item['to']} . {item['port']}"
+    return found
+
+
+def _limited(items: Iterable[Mapping[str, Any]]) -> Elements:
+    """Each address is an element with a limit of its own, so thousands cost no rule and the others nothing.
+
+    The kernel lets pass at once what the rate gives in a second, and the burst besides: of a larger burst only the rest
+    is told. Neutron's own agent takes 0.8 s without one.
+    """
+    found: Elements = {name: {} for name in _LIMITED.values()}
+    for item in items:
+        rate, at_once = (item[key] * _BYTES_OF_KILOBIT for key in ("max_kbps", "max_burst_kbps"))
+        burst = max(at_once - rate, _LEAST_AT_ONCE - rate, 1)
+        limit = f"limit rate over {rate} bytes/second burst {burst} bytes"
+        found[_LIMITED[item["direction"]]].update(dict.fromkeys(item["addresses"], limit))
     return found
 
 

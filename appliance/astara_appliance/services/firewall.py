@@ -65,6 +65,7 @@ class Firewall(RecordedService):
                 {"name": label.name, "direction": label.direction, "prefixes": label.prefixes}
                 for label in configuration.labels
             ],
+            "rate_limits": [limit.model_dump() for limit in configuration.rate_limits],
         }
 
     def _metadata(self, configuration: Configuration) -> list[dict[str, Any]]:

@@ -1,0 +1,104 @@
+"""What Neutron's further extensions say of a router reaches its appliance, and users learn what does not."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import astara_appliance.appliance
+import pytest
+from astara_appliance.models import Configuration
+from astara_appliance.validation import FieldError, InvalidConfiguration
+from worker_running import Bench, do, running
+
+from lab.cloud.server import EXTERNAL_NETWORK
+from lab.workbench import TenantRouter
+from services.worker.states import Action
+
+SLOW = {"direction": "egress", "type": "bandwidth_limit", "max_kbps": 1000, "max_burst_kbps": 800}
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with running(cloud={"plugin": True}) as started:
+        yield started
+
+
+@pytest.fixture
+def old_appliance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appliances of the release before refuse what they do not know."""
+    parse = astara_appliance.appliance.parse_configuration
+
+    def refusing(document: Any) -> Configuration:
+        given = document.get("configuration", document)
+        if unknown := [FieldError(name, "unknown field") for name in ("rate_limits",) if name in given]:
+            raise InvalidConfiguration(unknown)
+        return parse(document)
+
+    monkeypatch.setattr(astara_appliance.appliance, "parse_configuration", refusing)
+
+
+def shown(bench: Bench, made: TenantRouter) -> tuple[str, str]:
+    """Status and reason as Neutron shows them."""
+    router = bench.cloud.network.routers.get(made.router_id)
+    return router["status"], router.get("status_reason", "")
+
+
+async def update(bench: Bench, made: TenantRouter) -> None:
+    bench.deliver(made, Action.UPDATE)
+    await bench.until_idle(made)
+
+
+async def limited_floating_ip(bench: Bench, made: TenantRouter, *rules: dict[str, Any]) -> str:
+    """Give the tenant a floating IP whose policy has these rules; answers with its address."""
+    net = made.connection.network
+    external = await do(net.find_network, EXTERNAL_NETWORK)
+    port = await do(net.create_port, network_id=made.network_id)
+    floating = await do(net.create_ip, floating_network_id=external.id, port_id=port.id)
+    bench.cloud.network.floatingips.get(floating.id)["qos_policy_id"] = "policy"
+    bench.cloud.network.astara.qos_policies["policy"] = {"id": "policy", "rules": list(rules)}
+    return str(floating.floating_ip_address)
+
+
+async def test_a_policy_of_a_floating_ip_and_of_the_gateway_is_pushed_as_limits_of_their_addresses(
+    bench: Bench,
+) -> None:
+    made = await bench.configured()
+    address = await limited_floating_ip(bench, made, SLOW)
+    gateway = bench.cloud.network.routers.get(made.router_id)["external_gateway_info"]
+    gateway["qos_policy_id"] = "policy"
+    await update(bench, made)
+    own = next(ip["ip_address"] for ip in gateway["external_fixed_ips"] if ":" not in ip["ip_address"])
+    (limit,) = bench.appliance_configuration(made)["rate_limits"]
+    assert limit == {
+        "direction": "egress", "max_kbps": 1000, "max_burst_kbps": 800, "addresses": sorted([address, own]),
+    }  # fmt: skip
+    await bench.until(lambda: shown(bench, made) == ("ACTIVE", ""))
+    bench.cloud.network.astara.qos_policies["policy"]["rules"] = []
+    await update(bench, made)
+    assert bench.appliance_configuration(made)["rate_limits"] == []
+
+
+async def test_users_learn_of_rules_that_no_appliance_carries_out(bench: Bench) -> None:
+    made = await bench.configured()
+    await limited_floating_ip(bench, made, SLOW, {"type": "dscp_marking", "dscp_mark": 10})
+    await update(bench, made)
+    await bench.until(lambda: shown(bench, made) == ("ACTIVE", "not done yet: QoS rules of type dscp_marking"))
+    assert bench.appliance_configuration(made)["rate_limits"]
+
+
+async def test_an_appliance_of_an_earlier_release_does_all_but_what_it_does_not_know(
+    bench: Bench, old_appliance: None
+) -> None:
+    made = await bench.configured()
+    address = await limited_floating_ip(bench, made, SLOW)
+    await update(bench, made)
+    (floating,) = bench.appliance_configuration(made)["floating_ips"]
+    assert floating["floating_ip"] == address
+    await bench.until(lambda: shown(bench, made) == ("ACTIVE", "not until its instance is rebuilt: QoS"))
+    bench.history()
+    await update(bench, made)
+    assert bench.pushes() == 0
+    # The next worker finds out for itself, and changes nothing.
+    await bench.restart_worker()
+    await update(bench, made)
+    assert bench.pushes() == 0
+    await bench.until(lambda: shown(bench, made) == ("ACTIVE", "not until its instance is rebuilt: QoS"))
