@@ -4,11 +4,13 @@ The parts are made by the plugins that own them, so that what extensions add is 
 questions to the database, however many objects it has.
 """
 
-from collections.abc import Callable, Collection, Iterable
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
-from neutron.db.models import l3
+from neutron.db import models_v2
+from neutron.db.models import l3, metering
 from neutron.objects import conntrack_helper as helper_objects
 from neutron.objects import ndp_proxy as proxy_objects
 from neutron.objects import port_forwarding as forwarding_objects
@@ -34,6 +36,9 @@ _ALLOCATION = ("id", "network_id", "device_id", "device_owner", "mac_address", "
                "admin_state_up", "extra_dhcp_opts", "revision_number")  # fmt: skip
 _FORWARDING = ("id", "protocol", "internal_port_id", "internal_ip_address", "internal_port", "external_port",
                "internal_port_range", "external_port_range", "description")  # fmt: skip
+_LABEL = ("id", "name", "description", "shared", "project_id")
+_RULE = ("id", "metering_label_id", "direction", "remote_ip_prefix", "source_ip_prefix", "destination_ip_prefix",
+         "excluded")  # fmt: skip
 
 _SYNONYMS = {"project_id": "tenant_id"}
 
@@ -44,7 +49,7 @@ Page = tuple[list[Json], int, str | None]
 def of(context: Any, router_id: str, instance: str | None) -> Json:
     """One snapshot. RouterNotFound."""
     context = context.elevated()
-    with db_api.CONTEXT_READER.using(context) as session:
+    with _read_once(context) as session:
         # The first read: with it begins what the whole transaction sees.
         told = log.revision(session)
         router = directory.get_plugin(constants.L3).get_router(context, router_id)
@@ -55,7 +60,7 @@ def of(context: Any, router_id: str, instance: str | None) -> Json:
 def listed(context: Any, told: int | None, limit: int, marker: str, parts: Collection[str]) -> Page:
     """A page of the routers that something changed since a revision; of all when it is None. UnknownRevisionError."""
     context = context.elevated()
-    with db_api.CONTEXT_READER.using(context) as session:
+    with _read_once(context) as session:
         revision = log.revision(session)
         if told is None:
             query = sa.select(l3.Router.id).where(l3.Router.id > marker).order_by(l3.Router.id).limit(limit + 1)
@@ -86,27 +91,21 @@ class _Snapshots:
         self._core = directory.get_plugin()
         self._l3 = directory.get_plugin(constants.L3)
         ids = [router["id"] for router in routers]
-        ports: list[Json] = []
-        if self._parts & {"ports", "networks", "subnets", "allocations"}:
-            ports = self._read("ports", "device_id", ids, self._core.get_ports)
-            ports = [port for port in ports if port["device_owner"] in (*INTERNAL, GATEWAY)]
-        attached = sorted({port["network_id"] for port in ports})
-        internal = sorted({port["network_id"] for port in ports if port["device_owner"] in INTERNAL})
-        self._own = _grouped(ports, "device_id")
+        ports = self._read_ports(ids, instance)
+        known, owners = set(ids), {*INTERNAL, GATEWAY}
+        own = [port for port in ports if port["device_id"] in known and port["device_owner"] in owners]
+        self._own = _grouped(own, "device_id")
+        self._inside = _grouped(ports, "network_id")
+        self._plugged = [port for port in ports if instance and port["device_id"] == instance]
+        attached = sorted({port["network_id"] for port in own})
         self._networks = self._part("networks", "id", attached, self._core.get_networks)
         self._subnets = self._part("subnets", "network_id", attached, self._core.get_subnets)
-        self._inside: dict[str, list[Json]] = {}
-        if "allocations" in self._parts:
-            self._inside = _grouped(self._read("ports", "network_id", internal, self._core.get_ports), "network_id")
         self._floating = _grouped(self._floating_ips(ids), "router_id")
         self._helpers = self._of_routers("conntrack_helpers", constants.CONNTRACKHELPER, helper_objects.ConntrackHelper)
         self._proxies = self._of_routers("ndp_proxies", constants.NDPPROXY, proxy_objects.NDPProxy)
         self._labels = self._read_labels()
         self._policies = self._read_policies()
         self._ha: dict[Any, bool] = {}
-        self._plugged: list[Json] = []
-        if instance and "instance_ports" in self._parts:
-            self._plugged = self._read("ports", "device_id", [instance], self._core.get_ports)
 
     def all(self) -> list[Json]:
         """The snapshots, in the order of the routers, with the parts that are wanted and the id."""
@@ -151,6 +150,20 @@ class _Snapshots:
         ports = _of(self._inside, self._where(router, INTERNAL))
         return [{key: port[key] for key in _ALLOCATION if key in port} for port in ports]
 
+    def _read_ports(self, router_ids: list[str], instance: str | None) -> list[Json]:
+        """The routers' own ports, the instance's, and all on internal networks: two questions find, one reads them."""
+        if not self._parts & {"ports", "instance_ports", "networks", "subnets", "allocations"}:
+            return []
+        session, port = self._context.session, models_v2.Port
+        devices = [*router_ids, instance] if instance else router_ids
+        query = sa.select(port.id, port.device_owner, port.network_id).where(port.device_id.in_(devices))
+        rows = session.execute(query).all() if devices else []
+        wanted = {row.id for row in rows}
+        internal = {row.network_id for row in rows if row.device_owner in INTERNAL}
+        if internal and "allocations" in self._parts:
+            wanted |= set(session.execute(sa.select(port.id).where(port.network_id.in_(internal))).scalars())
+        return self._read("ports", "id", sorted(wanted), self._core.get_ports)
+
     def _read(self, collection: str, name: str, ids: list[str], read: Callable[..., list[Json]]) -> list[Json]:
         """Objects of which a field has one of some values, as the API shows them."""
         return [_shown(collection, row) for row in read(self._context, filters={name: ids})] if ids else []
@@ -165,13 +178,10 @@ class _Snapshots:
         forwardings: dict[str, list[Json]] = {}
         if found and directory.get_plugin(constants.PORTFORWARDING):
             ids = [one["id"] for one in found]
-            # While these are held, each forwarding finds its floating IP in the session and asks nothing.
-            held = self._context.session.query(l3.FloatingIP).filter(l3.FloatingIP.id.in_(ids)).all()
             for one in forwarding_objects.PortForwarding.get_objects(self._context, floatingip_id=ids):
                 shown = one.to_dict()
                 kept = {key: shown[key] for key in _FORWARDING if key in shown}
                 forwardings.setdefault(one.floatingip_id, []).append(kept)
-            del held
         for fip in found:
             fip["port_forwardings"] = forwardings.get(fip["id"], [])
         return found
@@ -184,20 +194,20 @@ class _Snapshots:
         return _grouped((_plain(one) for one in model.get_objects(self._context, router_id=ids)), "router_id")
 
     def _read_labels(self) -> list[Json]:
-        plugin = directory.get_plugin(constants.METERING)
-        if plugin is None or "metering_labels" not in self._parts or not self._routers:
+        if (
+            directory.get_plugin(constants.METERING) is None
+            or "metering_labels" not in self._parts
+            or not self._routers
+        ):
             return []
-        projects = sorted({router["project_id"] for router in self._routers})
-        labels = plugin.get_metering_labels(self._context, filters={"project_id": projects})
-        labels += [
-            label
-            for label in plugin.get_metering_labels(self._context, filters={"shared": [True]})
-            if label["project_id"] not in projects
-        ]
-        ids = [label["id"] for label in labels]
-        found = plugin.get_metering_label_rules(self._context, filters={"metering_label_id": ids}) if ids else []
-        rules = _grouped(found, "metering_label_id")
-        return [_plain({**label, "rules": rules.get(label["id"], [])}) for label in labels]
+        # Not the plugin's call: with each label it loads all routers of the label's project.
+        session, label, rule = self._context.session, metering.MeteringLabel, metering.MeteringLabelRule
+        projects = {router["project_id"] for router in self._routers}
+        wanted = sa.or_(label.project_id.in_(projects), label.shared.is_(sa.true()))
+        labels = _columns(session, label, _LABEL, wanted)
+        rules = _columns(session, rule, _RULE, rule.metering_label_id.in_([one["id"] for one in labels]))
+        of_label = _grouped(rules, "metering_label_id")
+        return [{**one, "rules": of_label.get(one["id"], [])} for one in labels]
 
     def _policy_ids(self, router: Json) -> list[str]:
         named = [(router.get("external_gateway_info") or {}).get("qos_policy_id")]
@@ -225,6 +235,27 @@ def _plain(one: Any) -> Json:
     """An object of a plugin as JSON has it: some have addresses and objects within."""
     plain: Json = jsonutils.to_primitive(one.to_dict() if hasattr(one, "to_dict") else one)
     return plain
+
+
+def _columns(session: Any, model: Any, names: Iterable[str], condition: Any) -> list[Json]:
+    query = sa.select(*(getattr(model, name) for name in names)).where(condition).order_by(model.id)
+    return [dict(row) for row in session.execute(query).mappings()]
+
+
+@contextlib.contextmanager
+def _read_once(context: Any) -> Iterator[Any]:
+    """A transaction's session that remembers what it has read: what plugins ask for again, it does not ask again."""
+    with db_api.CONTEXT_READER.using(context) as session:
+        held: list[Any] = []
+
+        def hold(_session: Any, row: Any) -> None:
+            held.append(row)
+
+        sa.event.listen(session, "loaded_as_persistent", hold)
+        try:
+            yield session
+        finally:
+            sa.event.remove(session, "loaded_as_persistent", hold)
 
 
 def _shown(collection: str, row: Json) -> Json:
