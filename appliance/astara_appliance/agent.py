@@ -160,6 +160,7 @@ async def _configure(request: web.Request, appliance: Appliance) -> web.Response
         "changed": pushed.changed,
         "digest": pushed.digest,
         "epoch": None if pushed.epoch is None else str(pushed.epoch),
+        "undone": pushed.undone,
     }
     told = json.dumps(facts).encode()
     if _wants_little(request):

@@ -59,12 +59,16 @@ class CommitFailed(Exception):  # noqa: N818 - it names the thing that is wrong
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What became of an accepted push: the names of the services that changed, and the configuration as kept."""
+    """What became of an accepted push: the names of the services that changed, and the configuration as kept.
+
+    `undone` is what of it this machine cannot do, in words for users.
+    """
 
     changed: list[str]
     configuration: bytes
     digest: str | None
     epoch: Epoch | None
+    undone: list[str]
 
 
 class Appliance:
@@ -218,7 +222,7 @@ class Appliance:
                 raise
             if changed and self._on_configured is not None:
                 await self._on_configured()
-            return Pushed(changed, text, digest, self._remembered.epoch)
+            return Pushed(changed, text, digest, self._remembered.epoch, self._backend.undone())
 
     def _parsed(self, body: bytes) -> tuple[Configuration, bytes]:
         """The configuration in `body`, and its canonical text; kept, because the same often comes again."""
@@ -295,6 +299,7 @@ class Appliance:
             "digest": self._remembered.digest if self._is_complete else None,
             "epoch": None if self._remembered.epoch is None else str(self._remembered.epoch),
             "interfaces": {link.mac: name for name, link in self._named_links()},
+            "undone": self._backend.undone(),
         }
         # Without the braces: `status` adds the facts that change by themselves.
         self._status = json.dumps(status, separators=(",", ":")).encode()[1:-1]

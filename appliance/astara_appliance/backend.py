@@ -70,6 +70,9 @@ class Backend(Protocol):
     async def reset_counters(self) -> dict[str, Counter]:
         """The traffic counters as they were; they are zero now."""
 
+    def undone(self) -> list[str]:
+        """What of the states in effect this machine cannot do, in words for users; all else is done."""
+
     def reachable(self) -> Reachable:
         """What the last probes of the gateways found; costs nothing."""
 
@@ -81,16 +84,17 @@ class RecordingBackend:
     """A machine that takes every state and remembers it.
 
     `refusing` names services that take no other state than the one they have, as a daemon that cannot read its new
-    file would.
+    file would; `lacking` is what it says that it cannot do.
     """
 
-    __slots__ = ("_links", "_states", "counted", "refusing")
+    __slots__ = ("_links", "_states", "counted", "lacking", "refusing")
 
     def __init__(self, links: Iterable[Link] = ()) -> None:
         self._links = {link.mac: link for link in links}
         self._states: dict[str, bytes] = {}
         self.counted: dict[str, Counter] = {}
         self.refusing: frozenset[str] = frozenset()
+        self.lacking: list[str] = []
 
     def links(self) -> Iterable[Link]:
         """The interfaces that were plugged."""
@@ -145,6 +149,10 @@ class RecordingBackend:
         """Set all counters to zero."""
         former, self.counted = self.counted, {name: Counter() for name in self.counted}
         return former
+
+    def undone(self) -> list[str]:
+        """What a test put into `lacking`."""
+        return self.lacking
 
     def reachable(self) -> Reachable:
         """Recorded gateways always answer."""

@@ -132,6 +132,10 @@ def of_configuration(configuration: "Configuration") -> Iterator[Wrong]:
         for index, limit in enumerate(configuration.rate_limits)
         for position, address in enumerate(limit.addresses)
     )
+    yield from _twice(
+        (("conntrack_helpers", index, "port"), (item.protocol, item.port), "port")
+        for index, item in enumerate(configuration.conntrack_helpers)
+    )
 
 
 def _between_networks(networks: "list[Network]") -> Iterator[Wrong]:

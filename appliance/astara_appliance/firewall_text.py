@@ -34,6 +34,7 @@ def _chains(rules: "_Rules") -> Iterator[str]:
         yield _chain("POSTROUTING (policy ACCEPT)", rules.postrouting())
         yield _chain("OUTWARD (2 references)", rules.outward())
         yield _chain("LIMITS (policy ACCEPT)", rules.limits())
+    yield _chain("HELPERS (policy ACCEPT)", rules.helpers())
 
 
 def _chain(title: str, rules: Iterable[str]) -> str:
@@ -119,6 +120,12 @@ class _Rules:
                     yield self._rule("COUNT", "all", f"in {self._outside} {comment}", source=prefix)
                 else:
                     yield self._rule("COUNT", "all", f"out {self._outside} {comment}", destination=prefix)
+
+    def helpers(self) -> Iterator[str]:
+        for item in self._state.get("helpers", ()):
+            yield self._rule(
+                "CT", item["protocol"], f"{item['protocol']} dpt:{item['port']} CT helper {item['helper']}"
+            )
 
     def prerouting(self) -> Iterator[str]:
         for item in self._state.get("metadata", ()):

@@ -145,6 +145,10 @@ class ApplianceHost:
         """One appliance, to look into; KeyError for an unknown instance."""
         return self._hosted[instance_id].appliance
 
+    def lacks(self, instance_id: str, *undone: str) -> None:
+        """From its next push on, an appliance says that it cannot do these."""
+        self._hosted[instance_id].backend.lacking = list(undone)
+
     def fault(self, instance_id: str, kind: Fault, *, seconds: float = 5.0) -> None:
         """Break an appliance, or heal it with `none`; KeyError for an unknown instance.
 

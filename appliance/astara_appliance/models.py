@@ -38,6 +38,7 @@ MAX_PORT_FORWARDINGS = 8_192
 MAX_LABELS = 1_024
 MAX_PREFIXES = 1_024
 MAX_RATE_LIMITS = 4_096
+MAX_HELPERS = 256
 MAX_SERVERS = 16
 MAX_PORT_ADDRESSES = 64
 MAX_DHCP_OPTIONS = 64
@@ -235,6 +236,14 @@ class RateLimit(_Model):
     addresses: Annotated[list[AddressV4], Field(max_length=MAX_LIMITED)]
 
 
+class ConntrackHelper(_Model):
+    """A protocol that opens further connections, and the port at which it is spoken; names are Neutron's or Linux's."""
+
+    protocol: Literal["tcp", "udp"]
+    port: Port
+    helper: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$")]
+
+
 class Configuration(_Model):
     """All that one appliance shall do."""
 
@@ -252,6 +261,7 @@ class Configuration(_Model):
     port_forwardings: Annotated[list[PortForwarding], Field(max_length=MAX_PORT_FORWARDINGS)] = []
     labels: Annotated[list[Label], Field(max_length=MAX_LABELS)] = []
     rate_limits: Annotated[list[RateLimit], Field(max_length=MAX_RATE_LIMITS)] = []
+    conntrack_helpers: Annotated[list[ConntrackHelper], Field(max_length=MAX_HELPERS)] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> "Configuration":

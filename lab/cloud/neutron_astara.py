@@ -37,6 +37,8 @@ class AstaraExtensions:
         self._gone: dict[str, tuple[int, str]] = {}
         self.services: dict[str, list[Row]] = {}
         """By deployment, as last reported."""
+        self.conntrack_helpers: dict[str, list[Row]] = {}
+        """By router, as `GET /routers/<id>/conntrack_helpers` shows them; a test puts them there."""
         self.qos_policies: dict[str, Row] = {}
         """By id, as `GET /qos/policies` shows them; a test puts them there, for nothing else reads them."""
 
@@ -131,7 +133,7 @@ class AstaraExtensions:
                 {**row, "port_forwardings": [dict(one) for one in service.forwardings.of(row["id"])]}
                 for row in floating
             ],
-            "conntrack_helpers": [],
+            "conntrack_helpers": self.conntrack_helpers.get(router["id"], []),
             "ndp_proxies": [],
             "metering_labels": [
                 {**row, "rules": [dict(one) for one in service.label_rules.table.find("metering_label_id", row["id"])]}

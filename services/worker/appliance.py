@@ -34,6 +34,15 @@ class ApplianceStatus:
     digest: str | None
     epoch: tuple[int, int] | None
     interfaces: dict[str, str]
+    undone: tuple[str, ...] = ()  # what of its configuration it cannot do, in words for users
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What an appliance says of a configuration that it took: the services that changed, and what it cannot do."""
+
+    changed: list[str]
+    undone: tuple[str, ...]
 
 
 class ApplianceClient:
@@ -64,12 +73,11 @@ class ApplianceClient:
             answer.get("digest"),
             _epoch(answer.get("epoch")),
             dict(answer.get("interfaces") or {}),
+            _words(answer),
         )
 
-    async def configure(
-        self, endpoint: Endpoint, configuration: Json, digest: str, epoch: tuple[int, int]
-    ) -> list[str]:
-        """Push a configuration; answers with the services that changed.
+    async def configure(self, endpoint: Endpoint, configuration: Json, digest: str, epoch: tuple[int, int]) -> Accepted:
+        """Push a configuration.
 
         RejectedError names every wrong field; StaleEpochError when somebody with a higher epoch was there.
         """
@@ -81,7 +89,7 @@ class ApplianceClient:
         answer = await self._call(
             "PUT", endpoint, "/v1/system/config", self._long, headers, {"configuration": configuration}
         )
-        return [str(name) for name in answer.get("changed", ())]
+        return Accepted([str(name) for name in answer.get("changed", ())], _words(answer))
 
     async def labels(self, endpoint: Endpoint) -> list[Json]:
         """Traffic counters by label."""
@@ -127,6 +135,11 @@ class ApplianceClient:
             detail = answer.get("detail") or answer.get("title")
             raise ApplianceError(f"{method} {path} at {endpoint.address}: {response.status}: {detail}")
         return answer
+
+
+def _words(answer: Json) -> tuple[str, ...]:
+    """What it cannot do; appliances of earlier releases do not tell."""
+    return tuple(str(one) for one in answer.get("undone") or ())
 
 
 def _unknown(answer: Json) -> frozenset[str]:

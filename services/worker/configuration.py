@@ -21,7 +21,7 @@ from .reading import RouterReading
 
 DIGEST_VERSION = "v1"
 
-LATER = {"rate_limits": "QoS"}
+LATER = {"rate_limits": "QoS", "conntrack_helpers": "conntrack helpers"}
 """Fields that appliances of an earlier release refuse, and what their users then do without."""
 
 _MOST_DHCP_OPTIONS = 64
@@ -57,7 +57,7 @@ def build(
     networks += [
         _network(reading, network_id, "internal", interface_names, macs) for network_id in reading.internal_network_ids
     ]
-    later = {"rate_limits": rate_limits(reading)}
+    later = {"rate_limits": rate_limits(reading), "conntrack_helpers": reading.conntrack_helpers}
     return {
         "hostname": _hostname(str(router.get("name") or ""), str(router["id"])),
         "tenant_id": str(router.get("project_id") or router.get("tenant_id") or ""),

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .cloud import Json
+from .conntrack_helpers import sorted_out
 
 INTERFACE_OWNERS = (
     "network:router_interface",
@@ -37,6 +38,7 @@ class RouterReading:
     labels: list[Json]
     read_at: float
     qos_policies: dict[str, Json] = field(default_factory=dict)
+    conntrack_helpers: list[Json] = field(default_factory=list)
     is_one: bool = False
     serves_dhcp: bool = True
     unserved: tuple[str, ...] = ()
@@ -112,6 +114,7 @@ def reading_of_snapshot(snapshot: Json, server_id: str | None, read_at: float) -
     reading.allocations = snapshot["allocations"]
     reading.labels = snapshot["metering_labels"]
     reading.qos_policies = {str(one["id"]): one for one in snapshot.get("qos_policies") or ()}
+    reading.conntrack_helpers, _ = sorted_out(snapshot.get("conntrack_helpers") or ())
     reading.serves_dhcp = snapshot["dhcp"] == "appliance"
     reading.is_one = True
     reading.unserved = tuple(_unserved(snapshot))
@@ -121,8 +124,8 @@ def reading_of_snapshot(snapshot: Json, server_id: str | None, read_at: float) -
 def _unserved(snapshot: Json) -> Iterable[str]:
     """What a user asked for and appliances do not do yet, in the user's words."""
     router = snapshot["router"]
-    if snapshot.get("conntrack_helpers"):
-        yield "conntrack helpers"
+    _, helpers = sorted_out(snapshot.get("conntrack_helpers") or ())
+    yield from (f"conntrack helper {one['helper']} ({one['protocol']} {one['port']})" for one in helpers)
     if snapshot.get("ndp_proxies"):
         yield "NDP proxies"
     rules = (rule["type"] for policy in snapshot.get("qos_policies") or () for rule in policy["rules"])

@@ -6,6 +6,8 @@ this deployment's mark are touched. The parts: `router_reading` (what Neutron sa
 (servers), `router_health`; what they share is in `router_environment`.
 """
 
+from dataclasses import replace
+
 from services.common import logging
 
 from . import configuration
@@ -187,10 +189,12 @@ class RouterDriver:
         return wanted
 
     async def _push(self, resource: ManagedResource, wanted: Json) -> None:
-        changed = await self._appliances.configure(
+        accepted = await self._appliances.configure(
             self._env.endpoint(resource), wanted, str(resource.wanted_digest), self._env.epoch(resource)
         )
-        self._observer.happened(resource, "configure", f"pushed, changed: {', '.join(changed) or 'nothing'}")
+        if resource.status is not None:
+            resource.status = replace(resource.status, undone=accepted.undone)
+        self._observer.happened(resource, "configure", f"pushed, changed: {', '.join(accepted.changed) or 'nothing'}")
 
     async def _tell_neutron(self, resource: ManagedResource, reading: RouterReading) -> None:
         """Status back to Neutron is for people: where it may not be written, the router works all the same."""

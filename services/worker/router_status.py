@@ -95,6 +95,7 @@ def _unserved(resource: ManagedResource, reading: RouterReading) -> str:
     unknown = resource.instance.unknown if resource.instance else frozenset()
     parts = {
         "not done yet": reading.unserved,
+        "not possible in its instance": resource.status.undone if resource.status else (),
         "not until its instance is rebuilt": [words for name, words in LATER.items() if name in unknown],
     }
     return "; ".join(f"{why}: {', '.join(words)}" for why, words in parts.items() if words)

@@ -108,6 +108,7 @@ async def test_before_the_first_push_status_says_what_is_known(agent):
         "digest": None,
         "epoch": None,
         "interfaces": {"fa:00:00:00:00:01": "ge0", "fa:00:00:00:00:02": "ge1", "fa:00:00:00:00:03": "ge2"},
+        "undone": [],
     }
     assert (await agent.ask("GET", "/v1/system/config"))[1]["configuration"]["networks"] == []
 

@@ -11,6 +11,7 @@ from worker_running import Bench, do, running
 
 from lab.cloud.server import EXTERNAL_NETWORK
 from lab.workbench import TenantRouter
+from services.worker.configuration import LATER
 from services.worker.states import Action
 
 SLOW = {"direction": "egress", "type": "bandwidth_limit", "max_kbps": 1000, "max_burst_kbps": 800}
@@ -29,7 +30,7 @@ def old_appliance(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def refusing(document: Any) -> Configuration:
         given = document.get("configuration", document)
-        if unknown := [FieldError(name, "unknown field") for name in ("rate_limits",) if name in given]:
+        if unknown := [FieldError(name, "unknown field") for name in LATER if name in given]:
             raise InvalidConfiguration(unknown)
         return parse(document)
 
@@ -83,6 +84,30 @@ async def test_users_learn_of_rules_that_no_appliance_carries_out(bench: Bench) 
     await update(bench, made)
     await bench.until(lambda: shown(bench, made) == ("ACTIVE", "not done yet: QoS rules of type dscp_marking"))
     assert bench.appliance_configuration(made)["rate_limits"]
+
+
+async def test_conntrack_helpers_are_pushed_and_users_learn_which_the_appliance_cannot_do(bench: Bench) -> None:
+    made = await bench.configured()
+    helpers = [("tcp", 21, "ftp"), ("tcp", 6667, "irc"), ("dccp", 1, "ftp")]
+    bench.cloud.network.astara.conntrack_helpers[made.router_id] = [
+        {"id": str(number), "router_id": made.router_id, "protocol": protocol, "port": port, "helper": name}
+        for number, (protocol, port, name) in enumerate(helpers)
+    ]
+    bench.host.lacks(bench.boot_id(made), "conntrack helper irc (tcp)")
+    await update(bench, made)
+    assert bench.appliance_configuration(made)["conntrack_helpers"] == [
+        {"protocol": "tcp", "port": 21, "helper": "ftp"}, {"protocol": "tcp", "port": 6667, "helper": "irc"},
+    ]  # fmt: skip
+    told = "not done yet: conntrack helper ftp (dccp 1); not possible in its instance: conntrack helper irc (tcp)"
+    await bench.until(lambda: shown(bench, made) == ("ACTIVE", told))
+    # The next worker learns it of the appliance, without a push.
+    await bench.restart_worker()
+    bench.history()
+    shown_row = bench.cloud.network.routers.get(made.router_id)
+    shown_row["status_reason"] = ""
+    await update(bench, made)
+    await bench.until(lambda: shown(bench, made) == ("ACTIVE", told))
+    assert bench.pushes() == 0
 
 
 async def test_an_appliance_of_an_earlier_release_does_all_but_what_it_does_not_know(

@@ -43,6 +43,13 @@ LIMITS = st.dictionaries(
         for (direction, rate), given in found.items()
     ]
 )
+HELPERS = st.dictionaries(
+    st.tuples(st.sampled_from(["tcp", "udp"]), FEW), st.sampled_from(["ftp", "tftp", "sip", "none-such"]), max_size=3
+).map(
+    lambda found: [
+        {"protocol": protocol, "port": port, "helper": name} for (protocol, port), name in sorted(found.items())
+    ]
+)
 NETWORKS = st.tuples(st.sets(FEW, max_size=1), st.sets(FEW, max_size=4), st.integers(20, 21)).map(
     lambda found: [
         *(network("ge9", "external", f"172.24.4.{found[2]}/24", "2001:db8::20/64") for _ in found[0]),
@@ -57,6 +64,7 @@ CONFIGURATIONS = st.fixed_dictionaries(
         "port_forwardings": FORWARDED,
         "labels": LABELS,
         "rate_limits": LIMITS,
+        "conntrack_helpers": HELPERS,
         "admin_state_up": st.booleans(),
         "enable_snat": st.booleans(),
         "asn": st.sampled_from([None, 64512]),

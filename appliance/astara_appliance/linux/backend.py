@@ -40,6 +40,9 @@ class Counters(Protocol):
     def is_disturbed(self) -> bool:
         """Whether the rules are no more what was loaded."""
 
+    def undone(self) -> list[str]:
+        """What of the state in effect the kernel cannot do."""
+
     async def read(self) -> dict[str, Counter]:
         """As counted."""
 
@@ -145,6 +148,10 @@ class LinuxBackend:
     async def reset_counters(self) -> dict[str, Counter]:
         """As the kernel has counted; zero from now on."""
         return await self._counters.reset()
+
+    def undone(self) -> list[str]:
+        """What the kernel has not that the firewall was told to use."""
+        return self._counters.undone()
 
     def reachable(self) -> Reachable:
         """What the last probes found."""

@@ -21,7 +21,7 @@ _SOURCE, _DESTINATION = 1, 2
 _PROTOCOL_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _FILTER_ORIGINAL, _FILTER_REPLY = 1, 2
 _BY_DESTINATION = 1 << 1
-_SOURCE_TRANSLATED, _DESTINATION_TRANSLATED = 1 << 4, 1 << 5
+_EXPECTED, _SOURCE_TRANSLATED, _DESTINATION_TRANSLATED = 1 << 0, 1 << 4, 1 << 5
 
 _PROTOCOLS = {6: "tcp", 17: "udp"}
 _METADATA = "169.254.169.254"
@@ -47,6 +47,7 @@ class Connection:
     answer_destination: str
     is_source_translated: bool
     is_destination_translated: bool
+    is_expected: bool = False  # a helper saw it coming: it has the addresses of the connection that it belongs to
 
 
 class Translation:
@@ -57,6 +58,7 @@ class Translation:
         internal, masks = set(state.get("internal", ())), state.get("masks", ())
         self.masks = {item["address"] for item in masks if item["out"] not in internal}
         """The addresses behind which what leaves on the external side hides."""
+        self._forwarding = {key.partition(" ")[0] for key in self._maps["forwardings"]}
         self._inside_masks = {item["address"] for item in masks if item["out"] in internal}
 
     def gives(self, connection: Connection) -> bool:
@@ -66,13 +68,15 @@ class Translation:
         return not connection.is_source_translated or self._hides(connection)
 
     def _leads(self, connection: Connection) -> bool:
-        if connection.destination == _METADATA:
+        if connection.destination == _METADATA or (connection.is_expected and connection.destination in self.masks):
             return True
         protocol = _PROTOCOLS.get(connection.protocol, "")
         port = f"{connection.destination} . {protocol} . {connection.destination_port}"
         to = self._maps["forwardings"].get(port)
         if to is not None:
             return to == f"{connection.answer_source} . {connection.answer_source_port}"
+        if connection.is_expected and connection.destination in self._forwarding:
+            return True
         return self._maps["floating_in"].get(connection.destination) == connection.answer_source
 
     def _hides(self, connection: Connection) -> bool:
@@ -188,6 +192,7 @@ def _connection(attributes: Attributes) -> Connection | None:
         _address(answered[_DESTINATION]),
         bool(status & _SOURCE_TRANSLATED),
         bool(status & _DESTINATION_TRANSLATED),
+        bool(status & _EXPECTED),
     )
 
 

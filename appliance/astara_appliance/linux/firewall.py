@@ -17,7 +17,7 @@ from ..backend import BackendError, Counter, State
 from . import conntrack, netfilter
 from .effect import Machine
 from .process import run
-from .ruleset import TABLE, VERSION, Ruleset, counter_name
+from .ruleset import TABLE, VERSION, Helper, Ruleset, counter_name, helper_object, helpers_of
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class FirewallEffect:
         self._loaded: Ruleset | None = None
         self._generation: int | None = None
         self._tried: _Plan | None = None
+        self._helpers: set[Helper] = set()  # those that the kernel has, as far as it was asked
         # Counters must not be read while the table that holds them is replaced: what they count would be lost.
         self._lock = asyncio.Lock()
 
@@ -49,7 +50,7 @@ class FirewallEffect:
         noted = self._noted()
         if noted is None or noted != netfilter.generation():
             return False
-        self._loaded, self._generation = Ruleset(recorded), noted
+        self._loaded, self._generation = Ruleset(recorded, await self._lacking(recorded)), noted
         return True
 
     async def check(self, state: State) -> None:
@@ -58,7 +59,7 @@ class FirewallEffect:
         One of nothing but elements is judged by being loaded: the firewall is the first that a push commits, a refused
         transaction changes nothing, and the dry run would cost the kernel 20 ms (a grace period of its own).
         """
-        known, wanted = self._known(), Ruleset(state)
+        known, wanted = self._known(), Ruleset(state, await self._lacking(state))
         plan = _Plan(known, wanted, wanted.load({}) if known is None else wanted.change(known))
         if known is None or wanted.has_other_rules(known):
             await run("nft", "--check", "--file", "-", stdin=plan.text.encode())
@@ -67,7 +68,7 @@ class FirewallEffect:
     async def apply(self, former: State | None, state: State) -> None:  # noqa: ARG002 - the kernel knows better
         """Load the differences, then drop the connections that live on what was taken away."""
         async with self._lock:
-            plan = self._plan(state)
+            plan = await self._plan(state)
             if plan.text:
                 await self._load(plan)
             try:
@@ -83,6 +84,11 @@ class FirewallEffect:
     def is_disturbed(self) -> bool:
         """Whether the kernel's rules are no more what was loaded; costs one question to the kernel."""
         return self._loaded is not None and self._known() is None
+
+    def undone(self) -> list[str]:
+        """What was asked for and this kernel cannot do, in the words of its users."""
+        lacking = sorted(self._loaded.lacking) if self._loaded is not None else ()
+        return [f"conntrack helper {name} ({protocol})" for protocol, name in lacking]
 
     async def read(self) -> dict[str, Counter]:
         """What each label has counted."""
@@ -100,7 +106,22 @@ class FirewallEffect:
             return None
         return self._loaded
 
-    def _plan(self, state: State) -> _Plan:
+    async def _lacking(self, state: State) -> set[Helper]:
+        """The helpers that a state asks for and the kernel has not: what it has is asked once, what not each time."""
+        lacking = set()
+        for helper in helpers_of(state):
+            if helper in self._helpers:
+                continue
+            trial = f"table inet {TABLE}_trial {{\n\tct helper {helper_object(helper)}\n}}\n"
+            try:
+                await run("nft", "--check", "--file", "-", stdin=trial.encode())
+                self._helpers.add(helper)
+            except BackendError as error:
+                _log.warning("the conntrack helper %s is left out: %s", helper, error)
+                lacking.add(helper)
+        return lacking
+
+    async def _plan(self, state: State) -> _Plan:
         """What was checked last, if it was checked for this state and against what is loaded still."""
         known, tried = self._known(), self._tried
         self._tried = None
@@ -109,7 +130,7 @@ class FirewallEffect:
                 return tried
             wanted = tried.wanted
         else:
-            wanted = Ruleset(state)
+            wanted = Ruleset(state, await self._lacking(state))
         return _Plan(known, wanted, wanted.load(self._counted(wanted)) if known is None else wanted.change(known))
 
     def _counted(self, ruleset: Ruleset, *, reset: bool = False) -> dict[str, Counter]:

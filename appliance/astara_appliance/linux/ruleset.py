@@ -1,14 +1,14 @@
 """The firewall's state as text for `nft -f -`: what loads it whole, and what loads a difference.
 
 Everything is in one table whose chains and rules never change; all that varies is an element of a set or map of it, so
-a floating IP costs an entry in two maps and no rule is walked for it. Only labels have rules of their own, in two
-chains that nothing else uses. Each text is one transaction: all of it takes effect at once, or nothing.
+a floating IP costs an entry in two maps and no rule is walked for it. Only labels and conntrack helpers have rules of
+their own, in chains that nothing else uses. Each text is one transaction: all of it takes effect at once, or nothing.
 
 What goes into the text are addresses, numbers and interface names out of typed models. A label's name does not.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Any
 
@@ -24,6 +24,7 @@ _MANAGEMENT_SERVICES = ("22",)
 _LABEL_MATCHES = {"ingress": "saddr", "egress": "daddr"}
 _FAMILIES = {4: "ip", 6: "ip6"}
 _LIMITED = {"ingress": "limited_in", "egress": "limited_out"}
+_KERNEL_HELPERS = {("tcp", "h323"): "Q.931", ("udp", "h323"): "RAS"}
 _BYTES_OF_KILOBIT = 125
 # The largest packet that segmentation offload makes; a limit that holds less would never let it pass.
 _LEAST_AT_ONCE = 65_536
@@ -110,6 +111,13 @@ table inet astara {
 		iifname @external oifname @internal meta nfproto ipv6 accept
 		iifname @external oifname @internal ip daddr @routed accept
 	}
+	chain helping {
+		# Behind connection tracking, before translation, which makes room for what a helper rewrites.
+		type filter hook prerouting priority mangle; policy accept;
+		iifname @forwarding ct state new jump helpers
+	}
+	chain helpers { }
+
 	chain limit_ingress {
 		type filter hook forward priority filter + 5; policy accept;
 		# What the packet was sent to before it was translated. What the appliance says and hears itself is not limited.
@@ -157,11 +165,30 @@ VERSION = hashlib.sha256(SKELETON.encode()).hexdigest()
 """Changes with the rules."""
 
 
-class Ruleset:
-    """What a state means to nftables, worked out once. A part that the state lacks is empty."""
+Helper = tuple[str, str]
+"""A conntrack helper: its transport protocol, and its name as Neutron has it."""
 
-    def __init__(self, state: State) -> None:
+
+def helpers_of(state: State) -> list[Helper]:
+    """The conntrack helpers that a state asks for, sorted."""
+    return sorted({(item["protocol"], item["helper"]) for item in state.get("helpers", ())})
+
+
+def helper_object(helper: Helper) -> str:
+    """What declares a helper; nftables refuses it where the kernel has none of the name for the protocol."""
+    protocol, name = helper
+    return f'{_helper_name(helper)} {{ type "{_KERNEL_HELPERS.get(helper, name)}" protocol {protocol}; }}'
+
+
+class Ruleset:
+    """What a state means to nftables, worked out once. A part that the state lacks is empty.
+
+    `lacking` are the helpers that the kernel has not: it is told nothing of them.
+    """
+
+    def __init__(self, state: State, lacking: Collection[Helper] = ()) -> None:
         self.state = state
+        self.lacking = frozenset(lacking) & set(helpers_of(state))
         self.elements = _elements(state)
         self._names = sorted({label["name"] for label in state.get("labels", ())})
 
@@ -169,6 +196,11 @@ class Ruleset:
     def labels(self) -> list[str]:
         """The labels that are counted, sorted."""
         return self._names
+
+    @property
+    def helpers(self) -> list[Helper]:
+        """The helpers that the kernel is told of, sorted."""
+        return [helper for helper in helpers_of(self.state) if helper not in self.lacking]
 
     def load(self, counted: Mapping[str, Counter]) -> str:
         """The transaction that replaces all there is; counters go on from what was `counted`, by label."""
@@ -179,22 +211,30 @@ class Ruleset:
             values = f"{{ packets {was.packets} bytes {was.bytes} }}"
             lines.append(f"add counter inet {TABLE} {counter_name(label)} {values}")
         lines += self._label_rules()
+        lines += (f"add ct helper inet {TABLE} {helper_object(helper)}" for helper in self.helpers)
+        lines += self._helper_rules()
         return "\n".join(lines) + "\n"
 
     def change(self, former: "Ruleset") -> str:
         """The transaction that leads here from `former`; empty when there is nothing to change."""
         lines = [*_lines("delete", former.without(self)), *_lines("add", self.without(former))]
-        if self.has_other_rules(former):
+        if self._has_other("labels", former):
             gone, new = set(former.labels) - set(self.labels), set(self.labels) - set(former.labels)
             lines += (f"flush chain inet {TABLE} label_{direction}" for direction in _LABEL_MATCHES)
             lines += (f"delete counter inet {TABLE} {counter_name(label)}" for label in sorted(gone))
             lines += (f"add counter inet {TABLE} {counter_name(label)}" for label in sorted(new))
             lines += self._label_rules()
+        if self._has_other("helpers", former):
+            was, now = set(former.helpers), set(self.helpers)
+            lines.append(f"flush chain inet {TABLE} helpers")
+            lines += (f"delete ct helper inet {TABLE} {_helper_name(helper)}" for helper in sorted(was - now))
+            lines += (f"add ct helper inet {TABLE} {helper_object(helper)}" for helper in sorted(now - was))
+            lines += self._helper_rules()
         return "\n".join(lines) + "\n" if lines else ""
 
     def has_other_rules(self, other: "Ruleset") -> bool:
         """Whether there is more between the two than elements."""
-        return bool(self.state.get("labels", []) != other.state.get("labels", []))
+        return self._has_other("labels", other) or self._has_other("helpers", other)
 
     def without(self, other: "Ruleset") -> dict[str, list[tuple[str, str]]]:
         """The elements that `other` has not, or has with another value."""
@@ -210,10 +250,26 @@ class Ruleset:
                     match = f"{family} {_LABEL_MATCHES[direction]} {{ {', '.join(prefixes)} }}"
                     yield f"add rule inet {TABLE} label_{direction} {match} counter name {counter_name(label['name'])}"
 
+    def _has_other(self, part: str, other: "Ruleset") -> bool:
+        differs = self.state.get(part, []) != other.state.get(part, [])
+        return bool(differs) or (part == "helpers" and self.lacking != other.lacking)
+
+    def _helper_rules(self) -> Iterator[str]:
+        for helper in self.helpers:
+            ports = sorted(
+                item["port"] for item in self.state["helpers"] if (item["protocol"], item["helper"]) == helper
+            )
+            match = f"{helper[0]} dport {{ {', '.join(map(str, ports))} }}"
+            yield f'add rule inet {TABLE} helpers {match} ct helper set "{_helper_name(helper)}"'
+
 
 def counter_name(label: str) -> str:
     """What the counter of a label is called in the table."""
     return "label_" + hashlib.blake2b(label.encode(), digest_size=12).hexdigest()
+
+
+def _helper_name(helper: Helper) -> str:
+    return f"helper_{helper[1]}_{helper[0]}"
 
 
 def _elements(state: State) -> Elements:

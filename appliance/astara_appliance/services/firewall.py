@@ -66,6 +66,7 @@ class Firewall(RecordedService):
                 for label in configuration.labels
             ],
             "rate_limits": [limit.model_dump() for limit in configuration.rate_limits],
+            "helpers": [helper.model_dump() for helper in configuration.conntrack_helpers],
         }
 
     def _metadata(self, configuration: Configuration) -> list[dict[str, Any]]:
