@@ -184,6 +184,7 @@ async def test_who_prefers_little_is_not_told_what_it_sent(agent, asked):
         told = await answer.json()
     assert told == {
         "changed": ["firewall", "interfaces", "routes", "dhcp", "metadata_proxy"], "digest": "v1:a", "epoch": "1.1",
+        "undone": [],
     }  # fmt: skip
 
 
