@@ -59,8 +59,10 @@ PLAIN = Neutron(
 )
 """Neutron's own router plugin, as any cloud has it."""
 WITH_PLUGIN = Neutron(
-    f"[DEFAULT]\nservice_plugins = astara,astara-router,astara-port-forwarding\n{_SOON_DEAD}{_OF_ALL}",
-    frozenset({"router", "floating-ip-port-forwarding", "astara-router-snapshot", "astara-router-status"}),
+    "[DEFAULT]\nservice_plugins = "
+    "astara,astara-router,astara-port-forwarding,astara-conntrack-helper,astara-ndp-proxy,qos\n"
+    f"{_SOON_DEAD}{_OF_ALL}",
+    frozenset({"router", "floating-ip-port-forwarding", "astara-router-snapshot", "astara-router-status", "qos-fip"}),
     frozenset({"l3_agent_scheduler"}),
 )
 """`astara-neutron`, with no L3 agent anywhere."""

@@ -132,6 +132,8 @@ def _clean(admin: Connection) -> None:
             network.delete_port(port)
     for tenant in tenants:
         _clean_tenant(network, tenant)
+    for policy in list(network.qos_policies(name="rig-slow") if network.find_extension("qos") else ()):
+        network.delete_qos_policy(policy)
     for flavor in list(network.flavors(name="astara")):
         network.delete_flavor(flavor)
         for profile in flavor.service_profile_ids:

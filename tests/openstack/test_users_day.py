@@ -142,6 +142,22 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
                 connection.recv(1)
     client("floating", "ip", "delete", door["id"])
 
+    print("a floating IP with a limit, and a helper for FTP")
+    assert _answered(web) == 100
+    client("network", "qos", "policy", "create", "rig-slow", cloud="admin")
+    limit = ("--type", "bandwidth-limit", "--max-kbps", "1", "--max-burst-kbits", "1", "--egress")
+    client("network", "qos", "rule", "create", *limit, "rig-slow", cloud="admin")
+    client("floating", "ip", "set", "--qos-policy", "rig-slow", fip["id"], cloud="admin")
+    until("half of what web sends at once is dropped", lambda: _answered(web) < 50)
+    client("floating", "ip", "unset", "--qos-policy", fip["id"], cloud="admin")
+    client("network", "qos", "policy", "delete", "rig-slow", cloud="admin")
+    until("and nothing any more", lambda: _answered(web) == 100)
+    helper = client("network", "l3", "conntrack", "helper", "create", "r1", "--helper", "ftp", "--protocol", "tcp",
+                    "--port", "21")["id"]  # fmt: skip
+    until("the appliance helps", lambda: "ftp" in cloud.hypervisor.run(first, "nft", "list", "ruleset").stdout)
+    assert cloud.shows("r1") == ("ACTIVE", "")
+    client("network", "l3", "conntrack", "helper", "delete", "r1", helper)
+
     print("a router that translates nothing")
     client("router", "set", "r1", "--external-gateway", "rig-external", "--disable-snat", cloud="admin")
     until("the Internet, which learns of net1 by BGP, sees db itself", lambda: db.seen_as() == db.address)
@@ -261,6 +277,12 @@ def _name(cloud: RealCloud, address: str) -> str | None:
     """The host that answers to the Internet at an address."""
     answer = cloud.internet_asks(address)
     return answer["name"].partition(".")[0] if answer else None
+
+
+def _answered(host: Host) -> int:
+    """How many of 100 pings, 140 kB sent at once, the Internet answers a host."""
+    text = host.run("ping", "-q", "-c", "100", "-i", "0.002", "-s", "1400", "-W", "1", INTERNET[0])
+    return int(text.partition(" received")[0].rsplit(" ", 1)[-1]) if text else 0
 
 
 def _six(host: Host) -> str:
