@@ -136,6 +136,8 @@ def of_configuration(configuration: "Configuration") -> Iterator[Wrong]:
         (("conntrack_helpers", index, "port"), (item.protocol, item.port), "port")
         for index, item in enumerate(configuration.conntrack_helpers)
     )
+    proxies = configuration.ndp_proxies or ()
+    yield from _twice((("ndp_proxies", index), address, "address") for index, address in enumerate(proxies))
 
 
 def _between_networks(networks: "list[Network]") -> Iterator[Wrong]:

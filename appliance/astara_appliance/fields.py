@@ -44,6 +44,14 @@ def _address_v4(value: str) -> str:
 
 
 @_remembered
+def _address_v6(value: str) -> str:
+    address = _address(value)
+    if version_of(address) != 6 or not is_of_host(address):
+        raise ValueError("an IPv6 address that a host may have is expected")
+    return address
+
+
+@_remembered
 def _interface_address(value: str) -> str:
     host, slash, length = value.partition("/")
     host = _address(host)
@@ -111,6 +119,9 @@ Address = Annotated[str, Field(max_length=64), AfterValidator(_address)]
 
 AddressV4 = Annotated[str, Field(max_length=64), AfterValidator(_address_v4)]
 """An IPv4 address."""
+
+HostAddressV6 = Annotated[str, Field(max_length=64), AfterValidator(_address_v6)]
+"""An IPv6 address that a host may have."""
 
 InterfaceAddress = Annotated[str, Field(max_length=64), AfterValidator(_interface_address)]
 """An address with its prefix length; without one it is a host address (/32, /128)."""

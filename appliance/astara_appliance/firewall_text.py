@@ -26,6 +26,8 @@ def firewall_text(state: State) -> str:
 def _chains(rules: "_Rules") -> Iterator[str]:
     yield _chain("INPUT (policy DROP)", rules.input())
     yield _chain("FORWARD (policy DROP)", rules.forward())
+    if rules.is_guarded:
+        yield _chain("PUBLISHED (1 references)", rules.published())
     yield _chain("OUTPUT (policy ACCEPT)", rules.output())
     yield _chain("LABELS (policy ACCEPT)", rules.labels())
     yield _chain("PREROUTING (policy ACCEPT)", rules.prerouting())
@@ -51,6 +53,7 @@ class _Rules:
         self._external: list[str] = state.get("external", [])
         self.sides = [*self._internal, *self._external]
         self._inside, self._outside = ",".join(self._internal), ",".join(self._external)
+        self.is_guarded = version == 6 and bool(state.get("guarded"))
 
     def input(self) -> Iterator[str]:
         management = self._state.get("management", {"addresses": [], "port": None})
@@ -99,6 +102,8 @@ class _Rules:
         if self._external:
             yield self._rule("DROP", "all", f"out {self._outside} state INVALID")
         yield self._rule("TCPMSS", "tcp", "tcp flags:0x06/0x02 TCPMSS clamp to PMTU")
+        if self.is_guarded:
+            yield self._rule("PUBLISHED", "all", f"in {self._outside} out {self._inside}")
         yield self._rule("ACCEPT", "all", "state RELATED,ESTABLISHED")
         for ifname in self._internal:
             yield self._rule("ACCEPT", "all", f"in {ifname}")
@@ -108,6 +113,11 @@ class _Rules:
         yield self._rule("ACCEPT", "all", inward if self.version == 6 else f"{inward} ctstate DNAT")
         for subnet in self._of(self._state.get("routed", ())):
             yield self._rule("ACCEPT", "all", inward, destination=subnet)
+
+    def published(self) -> Iterator[str]:
+        for address in self._state.get("published", ()):
+            yield self._rule("RETURN", "all", "", destination=address)
+        yield self._rule("DROP", "all", "")
 
     def output(self) -> Iterator[str]:
         yield self._rule("DROP", _ICMP[self.version], "icmptype 5" if self.version == 4 else "ipv6-icmptype 137")

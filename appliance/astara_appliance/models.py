@@ -17,6 +17,7 @@ from .fields import (
     AddressV4,
     AutonomousSystem,
     Cidr,
+    HostAddressV6,
     Hostname,
     InterfaceAddress,
     InterfaceName,
@@ -39,6 +40,7 @@ MAX_LABELS = 1_024
 MAX_PREFIXES = 1_024
 MAX_RATE_LIMITS = 4_096
 MAX_HELPERS = 256
+MAX_NDP_PROXIES = 8_192
 MAX_SERVERS = 16
 MAX_PORT_ADDRESSES = 64
 MAX_DHCP_OPTIONS = 64
@@ -245,7 +247,11 @@ class ConntrackHelper(_Model):
 
 
 class Configuration(_Model):
-    """All that one appliance shall do."""
+    """All that one appliance shall do.
+
+    With `ndp_proxies`, be they none, the internal IPv6 networks are closed to the external side but for these
+    addresses, for which the appliance answers there; without, they are routed.
+    """
 
     hostname: Text = ""
     tenant_id: Tenant | None = None
@@ -262,6 +268,7 @@ class Configuration(_Model):
     labels: Annotated[list[Label], Field(max_length=MAX_LABELS)] = []
     rate_limits: Annotated[list[RateLimit], Field(max_length=MAX_RATE_LIMITS)] = []
     conntrack_helpers: Annotated[list[ConntrackHelper], Field(max_length=MAX_HELPERS)] = []
+    ndp_proxies: Annotated[list[HostAddressV6], Field(max_length=MAX_NDP_PROXIES)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Configuration":

@@ -39,6 +39,8 @@ class AstaraExtensions:
         """By deployment, as last reported."""
         self.conntrack_helpers: dict[str, list[Row]] = {}
         """By router, as `GET /routers/<id>/conntrack_helpers` shows them; a test puts them there."""
+        self.ndp_proxies: dict[str, list[Row]] = {}
+        """By router, as `GET /ndp_proxies` shows them."""
         self.qos_policies: dict[str, Row] = {}
         """By id, as `GET /qos/policies` shows them; a test puts them there, for nothing else reads them."""
 
@@ -134,7 +136,7 @@ class AstaraExtensions:
                 for row in floating
             ],
             "conntrack_helpers": self.conntrack_helpers.get(router["id"], []),
-            "ndp_proxies": [],
+            "ndp_proxies": self.ndp_proxies.get(router["id"], []),
             "metering_labels": [
                 {**row, "rules": [dict(one) for one in service.label_rules.table.find("metering_label_id", row["id"])]}
                 for row in labels

@@ -21,7 +21,7 @@ from .reading import RouterReading
 
 DIGEST_VERSION = "v1"
 
-LATER = {"rate_limits": "QoS", "conntrack_helpers": "conntrack helpers"}
+LATER = {"rate_limits": "QoS", "conntrack_helpers": "conntrack helpers", "ndp_proxies": "NDP proxies"}
 """Fields that appliances of an earlier release refuse, and what their users then do without."""
 
 _MOST_DHCP_OPTIONS = 64
@@ -57,7 +57,11 @@ def build(
     networks += [
         _network(reading, network_id, "internal", interface_names, macs) for network_id in reading.internal_network_ids
     ]
-    later = {"rate_limits": rate_limits(reading), "conntrack_helpers": reading.conntrack_helpers}
+    later = {
+        "rate_limits": rate_limits(reading) or None,
+        "conntrack_helpers": reading.conntrack_helpers or None,
+        "ndp_proxies": reading.ndp_proxies,
+    }
     return {
         "hostname": _hostname(str(router.get("name") or ""), str(router["id"])),
         "tenant_id": str(router.get("project_id") or router.get("tenant_id") or ""),
@@ -90,7 +94,7 @@ def build(
         ),
         "port_forwardings": _port_forwardings(reading),
         "labels": _labels(reading),
-        **{name: wanted for name, wanted in later.items() if wanted and name not in unknown},
+        **{name: wanted for name, wanted in later.items() if wanted is not None and name not in unknown},
     }
 
 

@@ -22,8 +22,9 @@ class RouterReading:
 
     `server_id` is the server whose ports are in `instance_ports`; None when none was asked for. `is_one` says that all
     of it was read in one transaction of Neutron's database, so no part can be older than another. `serves_dhcp` says
-    whether the appliance is the one to serve DHCP where a subnet has it enabled. `unserved` names what is asked of the
-    router that appliances do not do yet.
+    whether the appliance is the one to serve DHCP where a subnet has it enabled. `ndp_proxies` are the IPv6 addresses
+    inside that are published outside; None when any may be reached. `unserved` names what is asked of the router that
+    appliances do not do yet.
     """
 
     router: Json
@@ -39,6 +40,7 @@ class RouterReading:
     read_at: float
     qos_policies: dict[str, Json] = field(default_factory=dict)
     conntrack_helpers: list[Json] = field(default_factory=list)
+    ndp_proxies: list[str] | None = None
     is_one: bool = False
     serves_dhcp: bool = True
     unserved: tuple[str, ...] = ()
@@ -115,6 +117,8 @@ def reading_of_snapshot(snapshot: Json, server_id: str | None, read_at: float) -
     reading.labels = snapshot["metering_labels"]
     reading.qos_policies = {str(one["id"]): one for one in snapshot.get("qos_policies") or ()}
     reading.conntrack_helpers, _ = sorted_out(snapshot.get("conntrack_helpers") or ())
+    if snapshot["router"].get("enable_ndp_proxy"):
+        reading.ndp_proxies = sorted({str(one["ip_address"]) for one in snapshot.get("ndp_proxies") or ()})
     reading.serves_dhcp = snapshot["dhcp"] == "appliance"
     reading.is_one = True
     reading.unserved = tuple(_unserved(snapshot))
@@ -126,8 +130,6 @@ def _unserved(snapshot: Json) -> Iterable[str]:
     router = snapshot["router"]
     _, helpers = sorted_out(snapshot.get("conntrack_helpers") or ())
     yield from (f"conntrack helper {one['helper']} ({one['protocol']} {one['port']})" for one in helpers)
-    if snapshot.get("ndp_proxies"):
-        yield "NDP proxies"
     rules = (rule["type"] for policy in snapshot.get("qos_policies") or () for rule in policy["rules"])
     if others := sorted(set(rules) - {BANDWIDTH_LIMIT}):
         yield f"QoS rules of type {', '.join(others)}"

@@ -110,6 +110,24 @@ async def test_conntrack_helpers_are_pushed_and_users_learn_which_the_appliance_
     assert bench.pushes() == 0
 
 
+async def test_a_router_with_ndp_proxies_publishes_their_addresses_and_no_others(bench: Bench) -> None:
+    made = await bench.configured()
+    assert bench.appliance_configuration(made)["ndp_proxies"] is None
+    router = bench.cloud.network.routers.get(made.router_id)
+    router["enable_ndp_proxy"] = True
+    await update(bench, made)
+    assert bench.appliance_configuration(made)["ndp_proxies"] == []
+    bench.cloud.network.astara.ndp_proxies[made.router_id] = [
+        {"id": str(number), "router_id": made.router_id, "ip_address": f"2001:db8:1::{number}"} for number in (7, 5)
+    ]
+    await update(bench, made)
+    assert bench.appliance_configuration(made)["ndp_proxies"] == ["2001:db8:1::5", "2001:db8:1::7"]
+    await bench.until(lambda: shown(bench, made) == ("ACTIVE", ""))
+    router["enable_ndp_proxy"] = False
+    await update(bench, made)
+    assert bench.appliance_configuration(made)["ndp_proxies"] is None
+
+
 async def test_an_appliance_of_an_earlier_release_does_all_but_what_it_does_not_know(
     bench: Bench, old_appliance: None
 ) -> None:

@@ -64,6 +64,7 @@ CONFIGURATIONS = st.fixed_dictionaries(
         "port_forwardings": FORWARDED,
         "labels": LABELS,
         "rate_limits": LIMITS,
+        "ndp_proxies": st.none() | st.sets(FEW, max_size=2).map(lambda found: [f"fd00:a::{n}" for n in sorted(found)]),
         "conntrack_helpers": HELPERS,
         "admin_state_up": st.booleans(),
         "enable_snat": st.booleans(),

@@ -5,7 +5,7 @@ What is always true:
 - The management interface is set up from the boot facts when the agent starts and is never changed after that.
 - An address that stays is not touched. New ones are there before former ones go, so a network that keeps an address of
   the same prefix stays connected; one that moves is taken away first, because IPv6 has an address once.
-- Every address that is new on an interface is announced there.
+- Every address that is new on an interface is announced there, and so is one that it answers for from now on.
 - Whoever depends on routes hears when a change may have cost some: the kernel drops those of an interface that goes
   down, and of one that loses its addresses.
 """
@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 from ..backend import BackendError, State
 from ..interfaces import MANAGEMENT
 from ..services.interfaces import MINIMUM_V6_MTU
-from . import management, sysctl
+from . import management, proxies, sysctl
 from .announce import Announcement, Announcer
 from .effect import Machine
 from .links import Device, Links
+from .proxies import add_proxy, remove_proxy
 from .rtnetlink import Address, Rtnetlink, add_address, address_of, remove_address
 
 _LONGEST_ALIAS = 255
@@ -28,12 +29,17 @@ _LONGEST_ALIAS = 255
 
 @dataclass(slots=True)
 class _Change:
-    """One interface on its way: what it gets, and what it loses. `facts` are None when nothing is wanted of it."""
+    """One interface on its way: what it gets and loses, and what it answers for from now on (`published`) or no more.
+
+    `facts` are None when nothing is wanted of it.
+    """
 
     device: Device
     facts: dict[str, Any] | None
     added: list[Address]
     removed: list[Address]
+    published: list[Address]
+    withdrawn: list[Address]
 
     @property
     def shall_be_up(self) -> bool:
@@ -80,6 +86,8 @@ class InterfacesEffect:
         if missing:
             raise BackendError(f"{', '.join(missing)}: not plugged")
         are_routes_lost = [await self._set_link(change) for change in changes]
+        if any(proxies.texts(facts) for facts in state.values()):
+            sysctl.answer_for_others()
         await self._move_addresses(changes)
         for change in changes:
             if change.device.is_up and not change.shall_be_up:
@@ -100,10 +108,9 @@ class InterfacesEffect:
             before, after = former.get(name), state.get(name)
             device = self._links.device(name)
             if name != MANAGEMENT and before != after and device is not None:
-                present, wanted = dict.fromkeys(_texts(before)), dict.fromkeys(_texts(after))
-                added = [address_of(device.ifindex, text) for text in wanted if text not in present]
-                removed = [address_of(device.ifindex, text) for text in present if text not in wanted]
-                changes.append(_Change(device, after, added, removed))
+                added, removed = _differences(device, _texts(before), _texts(after))
+                published, withdrawn = _differences(device, proxies.texts(before), proxies.texts(after))
+                changes.append(_Change(device, after, added, removed, published, withdrawn))
         return changes
 
     async def _changes_from_kernel(self, state: State) -> list[_Change]:
@@ -111,6 +118,9 @@ class InterfacesEffect:
         present: dict[int, set[Address]] = {}
         for address in await self._rtnetlink.addresses():
             present.setdefault(address.ifindex, set()).add(address)
+        answered: dict[int, set[Address]] = {}
+        for address in await proxies.proxies(self._rtnetlink):
+            answered.setdefault(address.ifindex, set()).add(address)
         changes = []
         for name, device in self._links.devices().items():
             if name != MANAGEMENT:
@@ -119,7 +129,10 @@ class InterfacesEffect:
                 there = present.get(device.ifindex, set())
                 added = [address for address in wanted if address not in there]
                 removed = sorted(one for one in there if one not in wanted and not _is_kernels(one))
-                changes.append(_Change(device, facts, added, removed))
+                answers, asked = answered.get(device.ifindex, set()), _addresses(device, proxies.texts(facts))
+                published = [address for address in asked if address not in answers]
+                withdrawn = sorted(answers - set(asked))
+                changes.append(_Change(device, facts, added, removed, published, withdrawn))
         return changes
 
     # Doing it
@@ -133,6 +146,8 @@ class InterfacesEffect:
             await self._links.set(device.name, mtu=facts["mtu"])
         # With less than IPv6 needs the kernel has no switches of IPv6 for the interface.
         sysctl.harden(device.name, has_v6=facts["mtu"] >= MINIMUM_V6_MTU)
+        if proxies.texts(facts):
+            sysctl.answer_at_once(device.name)
         attributes: dict[str, Any] = {}
         if (alias := _alias(facts["description"])) != device.alias:
             attributes["ifalias"] = alias
@@ -145,6 +160,7 @@ class InterfacesEffect:
             # The kernel took the IPv6 addresses away, or did so before.
             v6 = [address_of(device.ifindex, text) for text in _texts(facts) if ":" in text]
             change.added = [address for address in change.added if len(address.packed) == 4] + v6
+            change.published = _addresses(device, proxies.texts(facts))
         return has_lost_v6 or "state" in attributes
 
     async def _move_addresses(self, changes: list[_Change]) -> None:
@@ -159,6 +175,8 @@ class InterfacesEffect:
                 *(remove_address(address) for address in removed if address in first),
                 *(add_address(address) for address in added),
                 *(remove_address(address) for address in removed if address not in first),
+                *(remove_proxy(address) for change in changes for address in change.withdrawn),
+                *(add_proxy(address) for change in changes for address in change.published),
             ]
         )
 
@@ -168,6 +186,17 @@ def _texts(facts: dict[str, Any] | None) -> list[str]:
     if facts is None or facts["state"] != "up":
         return []
     return [*facts["addresses"], *facts["floating"], *facts["link_local"]]
+
+
+def _addresses(device: Device, texts: Iterable[str]) -> list[Address]:
+    return [address_of(device.ifindex, text) for text in dict.fromkeys(texts)]
+
+
+def _differences(device: Device, before: Iterable[str], after: Iterable[str]) -> tuple[list[Address], list[Address]]:
+    """The addresses that come, and those that go."""
+    present, wanted = dict.fromkeys(before), dict.fromkeys(after)
+    come, go = (text for text in wanted if text not in present), (text for text in present if text not in wanted)
+    return _addresses(device, come), _addresses(device, go)
 
 
 def _is_kernels(address: Address) -> bool:
@@ -185,7 +214,7 @@ def _costs_routes(change: _Change) -> bool:
 
 def _differs(change: _Change) -> bool:
     facts, device = change.facts, change.device
-    if change.added or change.removed or device.is_up != change.shall_be_up:
+    if change.added or change.removed or change.published or change.withdrawn or device.is_up != change.shall_be_up:
         return True
     return facts is not None and (facts["mtu"] != device.mtu or _alias(facts["description"]) != device.alias)
 
@@ -199,5 +228,5 @@ def _announcements(changes: Iterable[_Change]) -> list[Announcement]:
     return [
         Announcement(change.device.name, bytes.fromhex(change.device.mac.replace(":", "")), address.packed)
         for change in changes
-        for address in change.added
+        for address in (*change.added, *change.published)
     ]

@@ -54,15 +54,12 @@ _NODAD, _NOPREFIXROUTE = 0x02, 0x200
 _LINK_SCOPE, _UNICAST, _ONLINK = 253, 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _TO_TABLE = 1, 2, 3, 6, 1
-_TO_PRIORITY, _LOCAL_PRIORITY, _FROM_PRIORITY = 900, 950, 1000
-_LOCAL = 255
+_TO_PRIORITY, _LOCAL_PRIORITY, _FROM_PRIORITY, _LOCAL = 900, 950, 1000, 255
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 5, 6, 9
-_NDA_DST = 1
-_INCOMPLETE, _FAILED = 0x01, 0x20
+_NDA_DST, _INCOMPLETE, _FAILED = 1, 0x01, 0x20
 
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
-_TOGETHER = 64
-_BUFFER = 2**17
+_TOGETHER, _BUFFER = 64, 2**17
 
 _FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
 
@@ -131,13 +128,13 @@ def add_address(address: Address, *, with_route: bool = True) -> Request:
     Its network becomes a route in the main table, unless `with_route` is off.
     """
     flags = (_NODAD if len(address.packed) == 16 else 0) | (0 if with_route else _NOPREFIXROUTE)
-    body = _address_body(address) + _attribute(_IFA_FLAGS, _NUMBER.pack(flags))
+    body = _address_body(address) + attribute(_IFA_FLAGS, _NUMBER.pack(flags))
     return Request(_NEWADDR, _CREATE | _EXCL, body, f"add {address}", (errno.EEXIST,))
 
 
 def remove_address(address: Address) -> Request:
-    """Remove an address; one that is gone, or whose interface is, is no error."""
-    gone = (errno.EADDRNOTAVAIL, errno.ENODEV)
+    """Remove an address; one that is gone, or whose interface is, or all IPv6 of it, is no error."""
+    gone = (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO)
     return Request(_DELADDR, 0, _address_body(address), f"remove {address}", gone)
 
 
@@ -158,10 +155,10 @@ def rule_for_own(address: bytes, *, is_source: bool) -> Request:
     head = _RULE.pack(family, 0 if is_source else length, length if is_source else 0, 0, MANAGEMENT, _TO_TABLE, 0)
     body = (
         head
-        + _attribute(_FRA_SRC if is_source else _FRA_DST, address)
+        + attribute(_FRA_SRC if is_source else _FRA_DST, address)
         # What no interface brought is the machine's own.
-        + _attribute(_FRA_IIFNAME, b"lo\0")
-        + _attribute(_FRA_PRIORITY, _NUMBER.pack(_FROM_PRIORITY if is_source else _TO_PRIORITY))
+        + attribute(_FRA_IIFNAME, b"lo\0")
+        + attribute(_FRA_PRIORITY, _NUMBER.pack(_FROM_PRIORITY if is_source else _TO_PRIORITY))
     )
     return Request(_NEWRULE, _CREATE | _EXCL, body, "route the management network apart", (errno.EEXIST,))
 
@@ -177,7 +174,7 @@ def rules_for_local_v4() -> list[Request]:
         (_DELRULE, 0, 0, errno.ENOENT),
     ):
         body = _RULE.pack(socket.AF_INET, 0, 0, 0, _LOCAL, _TO_TABLE, 0)
-        body += _attribute(_FRA_PRIORITY, _NUMBER.pack(priority))
+        body += attribute(_FRA_PRIORITY, _NUMBER.pack(priority))
         requests.append(Request(kind, flags, body, "look up local addresses later", (ignored,)))
     return requests
 
@@ -218,6 +215,11 @@ class Rtnetlink:
         """The routes of ours in a table."""
         async with self._turn:
             return await _in_thread(self._routes, table)
+
+    async def dump(self, kind: int, body: bytes) -> list[tuple[int, bytes]]:
+        """Type and body of every message of an answer to a question for all of a kind."""
+        async with self._turn:
+            return await _in_thread(self._dump, kind, body)
 
     async def has_neighbour(self, nexthop: Nexthop) -> bool:
         """Whether a neighbour has answered the kernel's question for its link-layer address."""
@@ -300,7 +302,7 @@ class Rtnetlink:
 
     def _has_neighbour(self, nexthop: Nexthop) -> bool:
         family = _FAMILIES[len(nexthop.packed)]
-        body = _NEIGHBOUR.pack(family, 0, 0, nexthop.ifindex, 0, 0, 0) + _attribute(_NDA_DST, nexthop.packed)
+        body = _NEIGHBOUR.pack(family, 0, 0, nexthop.ifindex, 0, 0, 0) + attribute(_NDA_DST, nexthop.packed)
         self._sequence += 1
         header = _HEADER.pack(_HEADER.size + len(body), _GETNEIGH, _REQUEST, self._sequence, 0)
         self._socket.send(header + body)
@@ -335,7 +337,8 @@ def attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
         at += max((length + 3) & ~3, _ATTRIBUTE.size)
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute of a message, padded."""
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
@@ -351,30 +354,30 @@ def _complaint(code: int, flags: int, body: bytes) -> str:
 def _address_body(address: Address) -> bytes:
     family = _FAMILIES[len(address.packed)]
     head = _ADDRESS.pack(family, address.length, 0, 0, address.ifindex)
-    return head + _attribute(_IFA_LOCAL, address.packed) + _attribute(_IFA_ADDRESS, address.packed)
+    return head + attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
 
 
 def _route_body(route: Route) -> bytes:
     family = _FAMILIES[len(route.destination)]
     flags = scope = 0
-    packed = _attribute(_RTA_PRIORITY, _NUMBER.pack(METRIC))
+    packed = attribute(_RTA_PRIORITY, _NUMBER.pack(METRIC))
     if route.length:
-        packed += _attribute(_RTA_DST, route.destination)
+        packed += attribute(_RTA_DST, route.destination)
     if len(route.nexthops) == 1:
         (nexthop,) = route.nexthops
         if nexthop.packed:
             flags = _ONLINK if nexthop.is_onlink else 0
-            packed += _attribute(_RTA_GATEWAY, nexthop.packed)
+            packed += attribute(_RTA_GATEWAY, nexthop.packed)
         else:
             scope = _LINK_SCOPE
-        packed += _attribute(_RTA_OIF, _SIGNED.pack(nexthop.ifindex))
+        packed += attribute(_RTA_OIF, _SIGNED.pack(nexthop.ifindex))
     elif route.nexthops:
-        packed += _attribute(_RTA_MULTIPATH, b"".join(map(_nexthop_body, sorted(route.nexthops))))
+        packed += attribute(_RTA_MULTIPATH, b"".join(map(_nexthop_body, sorted(route.nexthops))))
     return _ROUTE.pack(family, route.length, 0, 0, route.table, PROTOCOL, scope, _UNICAST, flags) + packed
 
 
 def _nexthop_body(nexthop: Nexthop) -> bytes:
-    gateway = _attribute(_RTA_GATEWAY, nexthop.packed)
+    gateway = attribute(_RTA_GATEWAY, nexthop.packed)
     flags = _ONLINK if nexthop.is_onlink else 0
     return _NEXTHOP.pack(_NEXTHOP.size + len(gateway), flags, 0, nexthop.ifindex) + gateway
 

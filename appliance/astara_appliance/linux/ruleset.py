@@ -40,6 +40,8 @@ table inet astara {
 	set neighbors4 { type ipv4_addr; }
 	set neighbors6 { type ipv6_addr; }
 	set routed { type ipv4_addr; flags interval; }
+	set guarded { type ifname; }
+	set published { type ipv6_addr; }
 	set limited_in { type ipv4_addr; limit rate over 1 bytes/second; }
 	set limited_out { type ipv4_addr; limit rate over 1 bytes/second; }
 	map floating_in { type ipv4_addr : ipv4_addr; }
@@ -103,6 +105,8 @@ table inet astara {
 		# What connection tracking has not understood it has not translated either.
 		oifname @external ct state invalid drop
 		tcp flags syn / syn,rst tcp option maxseg size set rt mtu
+		# Before what is established: an address that is published no more is out of reach at once.
+		meta nfproto ipv6 iifname @guarded oifname @internal ip6 daddr != @published drop
 		ct state established,related accept
 		# Metadata that nobody serves here is nobody's out there.
 		ip daddr 169.254.169.254 drop
@@ -284,6 +288,8 @@ def _elements(state: State) -> Elements:
         "external": _set(map(_quoted, external)),
         "forwarding": _set(map(_quoted, (*internal, *external) if state.get("forward") else ())),
         **_by_family("neighbors", state.get("neighbors", ())),
+        "guarded": _set(map(_quoted, state.get("guarded", ()))),
+        "published": _set(state.get("published", ())),
         "routed": _set(_collapsed(state.get("routed", ()), 4)),
         "floating_in": dict(floating),
         # An internal address may have several floating IPs; it speaks as the first.

@@ -62,6 +62,19 @@ def is_host_v6(ifname: str) -> None:
     _put("ipv6", ifname, {"forwarding": 0})
 
 
+def answer_for_others() -> None:
+    """Answer neighbours for the IPv6 addresses that an interface has a proxy entry for. Raises `BackendError`.
+
+    The switch of all interfaces, because only with it the questions that come to such an address itself are answered.
+    """
+    _put("ipv6", "all", {"proxy_ndp": 1})
+
+
+def answer_at_once(ifname: str) -> None:
+    """Do not leave others the time to answer for such an address first: nobody else does. Raises `BackendError`."""
+    _write(_ROOT / "ipv6" / "neigh" / ifname / "proxy_delay", 0)
+
+
 def is_forwarding(ifname: str) -> bool:
     """Whether IPv4 packets that arrive on an interface are forwarded."""
     try:
@@ -81,9 +94,12 @@ def is_forwarding_v6() -> bool:
 def _put(family: str, scope: str, values: Mapping[str, int]) -> None:
     directory = _ROOT / family / "conf" / scope
     for name, value in values.items():
-        path = directory / name
-        try:
-            if path.read_text().strip() != str(value):
-                path.write_text(f"{value}\n")
-        except OSError as error:
-            raise BackendError(f"{path} cannot be set to {value}: {error.strerror}") from error
+        _write(directory / name, value)
+
+
+def _write(path: Path, value: int) -> None:
+    try:
+        if path.read_text().strip() != str(value):
+            path.write_text(f"{value}\n")
+    except OSError as error:
+        raise BackendError(f"{path} cannot be set to {value}: {error.strerror}") from error

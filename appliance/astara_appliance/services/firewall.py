@@ -25,7 +25,8 @@ class Firewall(RecordedService):
 
         `masks` gives the address behind which what leaves on an interface hides, unless it has a floating IP: on the
         external side none without `enable_snat`; on the internal side it is for those who call a floating IP of their
-        own router. `routed` are the subnets that may be called from the external side by their own addresses.
+        own router. `routed` are the subnets that may be called from the external side by their own addresses. From the
+        `guarded` interfaces only `published` IPv6 addresses are reached.
         """
         external = configuration.networks_of("external")
         internal = configuration.networks_of("internal")
@@ -66,6 +67,8 @@ class Firewall(RecordedService):
                 for label in configuration.labels
             ],
             "rate_limits": [limit.model_dump() for limit in configuration.rate_limits],
+            "guarded": [] if configuration.ndp_proxies is None else list(own),
+            "published": configuration.ndp_proxies or [],
             "helpers": [helper.model_dump() for helper in configuration.conntrack_helpers],
         }
 

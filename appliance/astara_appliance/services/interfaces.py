@@ -2,7 +2,8 @@
 
 The management interface is set up from the boot facts alone: no push can take away the address on which the
 orchestrator reaches the appliance. Floating IPs are addresses of the external interface, too, each by itself (/32), so
-the appliance answers for them on the external network.
+the appliance answers for them on the external network. There it also answers for the addresses of hosts inside that it
+is told to publish (`proxied`), without having them.
 """
 
 from collections.abc import Iterable
@@ -80,7 +81,10 @@ class Interfaces(RecordedService):
         floating = _floating(configuration)
         for network in configuration.networks:
             if network.network_type != "management":
-                states[self._names.of(network.interface)] = _wanted(network, floating.get(network.network_id, ()))
+                name = self._names.of(network.interface)
+                states[name] = _wanted(network, floating.get(network.network_id, ()))
+                if network.network_type == "external" and mtu_of(network) >= MINIMUM_V6_MTU:
+                    states[name]["proxied"] = configuration.ndp_proxies or []
         return states
 
 
