@@ -110,6 +110,12 @@ def of_configuration(configuration: "Configuration") -> Iterator[Wrong]:
         gateway = getattr(configuration, field)
         if gateway is not None and version_of(gateway) != version:
             yield Wrong((field,), f"an IPv{version} address is expected")
+    places: list[tuple[Place, str | None]] = [
+        (("default_v4_gateway",), configuration.default_v4_gateway),
+        (("default_v6_gateway",), configuration.default_v6_gateway),
+        *((("more_default_gateways", index), one) for index, one in enumerate(configuration.more_default_gateways)),
+    ]
+    yield from _twice((place, gateway, "gateway") for place, gateway in places if gateway is not None)
     yield from _between_networks(configuration.networks)
     yield from _twice(
         (("static_routes", index), (route.destination, route.nexthop), "route")

@@ -249,8 +249,9 @@ class ConntrackHelper(_Model):
 class Configuration(_Model):
     """All that one appliance shall do.
 
-    With `ndp_proxies`, be they none, the internal IPv6 networks are closed to the external side but for these
-    addresses, for which the appliance answers there; without, they are routed.
+    `more_default_gateways` share the traffic with the default gateways of their address family. With `ndp_proxies`, be
+    they none, the internal IPv6 networks are closed to the external side but for these addresses, for which the
+    appliance answers there; without, they are routed.
     """
 
     hostname: Text = ""
@@ -260,6 +261,7 @@ class Configuration(_Model):
     neighbor_asn: AutonomousSystem | None = None
     default_v4_gateway: Address | None = None
     default_v6_gateway: Address | None = None
+    more_default_gateways: Annotated[list[Address], Field(max_length=MAX_SERVERS)] = []
     enable_snat: bool = True
     networks: Annotated[list[Network], Field(max_length=MAX_NETWORKS)] = []
     static_routes: Annotated[list[Route], Field(max_length=MAX_ROUTES)] = []

@@ -10,7 +10,7 @@ import hashlib
 import ipaddress
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from services.common import marks
@@ -21,7 +21,12 @@ from .reading import RouterReading
 
 DIGEST_VERSION = "v1"
 
-LATER = {"rate_limits": "QoS", "conntrack_helpers": "conntrack helpers", "ndp_proxies": "NDP proxies"}
+LATER = {
+    "rate_limits": "QoS",
+    "conntrack_helpers": "conntrack helpers",
+    "ndp_proxies": "NDP proxies",
+    "more_default_gateways": "default routes over several gateways",
+}
 """Fields that appliances of an earlier release refuse, and what their users then do without."""
 
 _MOST_DHCP_OPTIONS = 64
@@ -52,8 +57,9 @@ def build(
     router = reading.router
     gateway = router.get("external_gateway_info") or {}
     networks = [_management(management, interface_names)]
-    if reading.gateway_port is not None:
-        networks.append(_network(reading, str(reading.gateway_network_id), "external", interface_names, macs))
+    networks += [
+        _network(reading, network_id, "external", interface_names, macs) for network_id in reading.external_network_ids
+    ]
     networks += [
         _network(reading, network_id, "internal", interface_names, macs) for network_id in reading.internal_network_ids
     ]
@@ -61,6 +67,7 @@ def build(
         "rate_limits": rate_limits(reading) or None,
         "conntrack_helpers": reading.conntrack_helpers or None,
         "ndp_proxies": reading.ndp_proxies,
+        "more_default_gateways": _more_gateways(reading) or None,
     }
     return {
         "hostname": _hostname(str(router.get("name") or ""), str(router["id"])),
@@ -115,10 +122,8 @@ def _management(port: Json, names: dict[str, str]) -> Json:
 
 def _network(reading: RouterReading, network_id: str, kind: str, names: dict[str, str], macs: dict[str, str]) -> Json:
     network = reading.networks[network_id]
-    own_ports = [reading.gateway_port] if kind == "external" else reading.interface_ports
-    fixed_ips = [
-        ip for port in own_ports if port is not None and port["network_id"] == network_id for ip in port["fixed_ips"]
-    ]
+    own_ports = reading.gateway_ports if kind == "external" else reading.interface_ports
+    fixed_ips = [ip for port in own_ports if port["network_id"] == network_id for ip in port["fixed_ips"]]
     subnets = sorted({ip["subnet_id"] for ip in fixed_ips} & set(reading.subnets))
     addresses = sorted(
         f"{ip['ip_address']}/{_prefix_length(reading.subnets[ip['subnet_id']])}"
@@ -264,12 +269,24 @@ def _labels(reading: RouterReading) -> list[Json]:
 
 
 def _gateway(reading: RouterReading, version: int) -> str | None:
-    """The gateway of the external subnets on which the router has an address, of this IP version."""
-    for ip in sorted((reading.gateway_port or {}).get("fixed_ips", ()), key=lambda ip: str(ip["subnet_id"])):
-        subnet = reading.subnets.get(ip["subnet_id"])
-        if subnet and subnet["ip_version"] == version and subnet.get("gateway_ip"):
-            return str(subnet["gateway_ip"])
-    return None
+    """The gateway of the external subnets on which the router has an address, of this IP version; the main one's."""
+    return next(_gateways(reading, version), None)
+
+
+def _gateways(reading: RouterReading, version: int) -> Iterator[str]:
+    for port in reading.gateway_ports:
+        for ip in sorted(port["fixed_ips"], key=lambda ip: str(ip["subnet_id"])):
+            subnet = reading.subnets.get(ip["subnet_id"])
+            if subnet and subnet["ip_version"] == version and subnet.get("gateway_ip"):
+                yield str(subnet["gateway_ip"])
+
+
+def _more_gateways(reading: RouterReading) -> list[str]:
+    """Those that shall share the traffic with the main ones (`enable-default-route-ecmp`)."""
+    if not reading.more_gateway_ports or not reading.router.get("enable_default_route_ecmp"):
+        return []
+    found = [dict.fromkeys(_gateways(reading, version)) for version in (4, 6)]
+    return [address for several in found for address in list(several)[1:]]
 
 
 def _prefix_length(subnet: Json) -> int:

@@ -70,8 +70,8 @@ class Neutron:
         attached = reading.attached_network_ids
         if not attached:
             return reading
-        gateways = [reading.gateway_port] if reading.gateway_port else []
-        subnet_ids = {ip["subnet_id"] for port in (*reading.interface_ports, *gateways) for ip in port["fixed_ips"]}
+        own = (*reading.interface_ports, *reading.gateway_ports)
+        subnet_ids = {ip["subnet_id"] for port in own for ip in port["fixed_ips"]}
         networks, subnets, reading.floating_ips, reading.allocations, reading.labels = await asyncio.gather(
             self._by_ids("networks", "id", attached),
             self._by_ids("subnets", "id", sorted(subnet_ids)),
@@ -239,8 +239,7 @@ class Neutron:
         """Tell Neutron what the router's own ports do, where it has the extension `data-plane-status` and not ours."""
         if "data-plane-status" not in self.extensions or STATUS in self.extensions:
             return
-        ports = reading.interface_ports + ([reading.gateway_port] if reading.gateway_port else [])
-        for port in ports:
+        for port in (*reading.interface_ports, *reading.gateway_ports):
             if port.get("data_plane_status") != status:
                 await self._api.put(f"/ports/{port['id']}", {"port": {"data_plane_status": status}})
 

@@ -32,7 +32,8 @@ def rate_limits(reading: RouterReading) -> list[Json]:
 def _limited(reading: RouterReading) -> Iterator[tuple[str, str]]:
     """IPv4 addresses of the external side, each with the policy that it has."""
     policy = (reading.router.get("external_gateway_info") or {}).get("qos_policy_id")
-    for ip in (reading.gateway_port or {}).get("fixed_ips", ()):
+    # Neutron has one policy for all gateways of a router.
+    for ip in (ip for port in reading.gateway_ports for ip in port["fixed_ips"]):
         if policy and ":" not in ip["ip_address"]:
             yield str(ip["ip_address"]), str(policy)
     for one in reading.floating_ips:

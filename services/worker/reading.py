@@ -20,6 +20,8 @@ BANDWIDTH_LIMIT = "bandwidth_limit"
 class RouterReading:
     """One router as Neutron describes it. Lists hold Neutron's JSON objects.
 
+    `gateway_port` is the gateway that `external_gateway_info` describes, `more_gateway_ports` are those that only
+    `external_gateways` has, sorted; several may be on one network.
     `server_id` is the server whose ports are in `instance_ports`; None when none was asked for. `is_one` says that all
     of it was read in one transaction of Neutron's database, so no part can be older than another. `serves_dhcp` says
     whether the appliance is the one to serve DHCP where a subnet has it enabled. `ndp_proxies` are the IPv6 addresses
@@ -38,6 +40,7 @@ class RouterReading:
     allocations: list[Json]
     labels: list[Json]
     read_at: float
+    more_gateway_ports: list[Json] = field(default_factory=list)
     qos_policies: dict[str, Json] = field(default_factory=dict)
     conntrack_helpers: list[Json] = field(default_factory=list)
     ndp_proxies: list[str] | None = None
@@ -52,9 +55,19 @@ class RouterReading:
         return str(self.gateway_port["network_id"]) if self.gateway_port else None
 
     @property
+    def gateway_ports(self) -> list[Json]:
+        """The ports of all gateways, the main one first."""
+        return [*([self.gateway_port] if self.gateway_port else []), *self.more_gateway_ports]
+
+    @property
+    def external_network_ids(self) -> list[str]:
+        """The networks of the gateways, each once, that of the main one first."""
+        return list(dict.fromkeys(str(port["network_id"]) for port in self.gateway_ports))
+
+    @property
     def internal_network_ids(self) -> list[str]:
         """The networks of the router's interfaces, sorted."""
-        return sorted({str(port["network_id"]) for port in self.interface_ports} - {self.gateway_network_id or ""})
+        return sorted({str(port["network_id"]) for port in self.interface_ports} - set(self.external_network_ids))
 
     def doubt(self) -> str:
         """Why this reading cannot be true, though every call was answered; empty when nothing speaks against it.
@@ -64,15 +77,17 @@ class RouterReading:
         plugged = {port["network_id"] for port in self.instance_ports}
         if self.router.get("external_gateway_info") and self.gateway_port is None:
             return "the router has a gateway, but its port is not listed"
+        if len(self.gateway_ports) < len(self.router.get("external_gateways") or ()):
+            return "the router has more gateways than ports of gateways are listed"
         if self.server_id and not plugged:
             return "the ports of the running instance are not listed"
         attached = set(self.attached_network_ids)
         if missing := attached - set(self.networks):
             return f"networks {sorted(missing)} are attached but not listed"
-        own = [*self.interface_ports, *([self.gateway_port] if self.gateway_port else [])]
+        own = [*self.interface_ports, *self.gateway_ports]
         if missing := {ip["subnet_id"] for port in own for ip in port["fixed_ips"]} - set(self.subnets):
             return f"subnets {sorted(missing)} are attached but not listed"
-        internal = {p["id"] for p in self.interface_ports if p["network_id"] != self.gateway_network_id}
+        internal = {p["id"] for p in self.interface_ports if p["network_id"] not in self.external_network_ids}
         if missing := internal - {port["id"] for port in self.allocations}:
             return f"the router's ports {sorted(missing)} are not listed with those of their networks"
         return ""
@@ -80,18 +95,25 @@ class RouterReading:
     @property
     def attached_network_ids(self) -> list[str]:
         """All networks that the instance must be plugged into, but the management network."""
-        return ([self.gateway_network_id] if self.gateway_network_id else []) + self.internal_network_ids
+        return self.external_network_ids + self.internal_network_ids
 
 
 def reading_of(router: Json, server_id: str | None, ports: Iterable[Json], read_at: float) -> RouterReading:
-    """A reading that has a router's and its instance's ports, and nothing else yet.
-
-    Of several gateways, the one counts that `external_gateway_info` describes.
-    """
+    """A reading that has a router's and its instance's ports, and nothing else yet."""
     ports = list(ports)
     gateways = [port for port in ports if port.get("device_owner") == GATEWAY_OWNER]
-    main = (router.get("external_gateway_info") or {}).get("network_id")
-    gateways.sort(key=lambda port: port["network_id"] != main)
+    main = router.get("external_gateway_info") or {}
+    addresses = {one["ip_address"] for one in main.get("external_fixed_ips") or ()}
+    every = [one.get("external_fixed_ips") or () for one in router.get("external_gateways") or ()]
+    listed = {ip["ip_address"] for fixed_ips in every for ip in fixed_ips}
+    gateways.sort(
+        key=lambda port: (
+            port["network_id"] != main.get("network_id"),
+            not addresses & {ip["ip_address"] for ip in port["fixed_ips"]},
+            port["network_id"],
+            str(port["id"]),
+        )
+    )
     return RouterReading(
         router=router,
         server_id=server_id,
@@ -104,6 +126,8 @@ def reading_of(router: Json, server_id: str | None, ports: Iterable[Json], read_
         allocations=[],
         labels=[],
         read_at=read_at,
+        # What is not among the router's gateways is on its way to become one, or to be one no more.
+        more_gateway_ports=[port for port in gateways[1:] if listed & {ip["ip_address"] for ip in port["fixed_ips"]}],
     )
 
 
@@ -127,13 +151,10 @@ def reading_of_snapshot(snapshot: Json, server_id: str | None, read_at: float) -
 
 def _unserved(snapshot: Json) -> Iterable[str]:
     """What a user asked for and appliances do not do yet, in the user's words."""
-    router = snapshot["router"]
     _, helpers = sorted_out(snapshot.get("conntrack_helpers") or ())
     yield from (f"conntrack helper {one['helper']} ({one['protocol']} {one['port']})" for one in helpers)
     rules = (rule["type"] for policy in snapshot.get("qos_policies") or () for rule in policy["rules"])
     if others := sorted(set(rules) - {BANDWIDTH_LIMIT}):
         yield f"QoS rules of type {', '.join(others)}"
-    if len(router.get("external_gateways") or ()) > 1:
-        yield "more than one external gateway"
     if snapshot.get("ha"):
         yield "a second instance for high availability"

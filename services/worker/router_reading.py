@@ -124,8 +124,7 @@ class RouterReader:
 
 def _attachments(reading: RouterReading) -> tuple[tuple[str, int, str, tuple[str, ...]], ...]:
     ports = [(port, int(pb.ATTACHMENT_ROLE_INTERNAL)) for port in reading.interface_ports]
-    if reading.gateway_port is not None:
-        ports.append((reading.gateway_port, int(pb.ATTACHMENT_ROLE_GATEWAY)))
+    ports += [(port, int(pb.ATTACHMENT_ROLE_GATEWAY)) for port in reading.gateway_ports]
     return tuple(
         sorted(
             (str(p["network_id"]), role, str(p["id"]), tuple(sorted(str(ip["subnet_id"]) for ip in p["fixed_ips"])))

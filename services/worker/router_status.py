@@ -46,7 +46,7 @@ class RouterStatus:
             if one.get("status") != wanted[str(one["id"])]
         }
         resource.unserved = _unserved(resource, reading)
-        own = [*reading.interface_ports, *([reading.gateway_port] if reading.gateway_port else [])]
+        own = [*reading.interface_ports, *reading.gateway_ports]
         ports = {str(port["id"]): ACTIVE for port in own if port.get("status") != ACTIVE}
         resource.untold = {}
         if floating:

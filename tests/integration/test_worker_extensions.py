@@ -128,6 +128,54 @@ async def test_a_router_with_ndp_proxies_publishes_their_addresses_and_no_others
     assert bench.appliance_configuration(made)["ndp_proxies"] is None
 
 
+async def test_a_second_gateway_is_plugged_and_shares_the_traffic_when_the_router_says_so(bench: Bench) -> None:
+    made = await bench.configured()
+    first = bench.network(made, "external")
+    second = await second_gateway(bench, made)
+    await update(bench, made)
+    await bench.until(lambda: len(bench.appliance_configuration(made)["networks"]) == 4)
+    built = bench.appliance_configuration(made)
+    external = [one for one in built["networks"] if one["network_type"] == "external"]
+    assert [one["network_id"] for one in external] == [first["network_id"], second]
+    assert external[1]["interface"]["addresses"] == ["203.0.113.9/24"]
+    assert built["default_v4_gateway"] != "203.0.113.1"
+    assert built["more_default_gateways"] == []
+    bench.check_tidy(made, networks=3)
+    await bench.until(lambda: shown(bench, made) == ("ACTIVE", ""))
+    router = bench.cloud.network.routers.get(made.router_id)
+    router["enable_default_route_ecmp"] = True
+    await update(bench, made)
+    assert bench.appliance_configuration(made)["more_default_gateways"] == ["203.0.113.1"]
+    router["external_gateways"].pop()
+    ports = bench.cloud.network.ports
+    (port,) = [one for one in ports.table.find("network_id", second) if one["device_id"] == made.router_id]
+    ports.discard(port)
+    await update(bench, made)
+    await bench.until(lambda: len(bench.appliance_configuration(made)["networks"]) == 3)
+    assert bench.appliance_configuration(made)["more_default_gateways"] == []
+
+
+async def second_gateway(bench: Bench, made: TenantRouter) -> str:
+    """Give the router a gateway on another external network; answers with the network."""
+
+    def make() -> tuple[str, list[dict[str, Any]]]:
+        net = bench.connect("admin", "admin").network
+        network = net.create_network(name="public-2", is_router_external=True)
+        subnet = net.create_subnet(network_id=network.id, ip_version=4, cidr="203.0.113.0/24", gateway_ip="203.0.113.1")
+        port = net.create_port(
+            network_id=network.id, device_id=made.router_id, device_owner="network:router_gateway",
+            fixed_ips=[{"subnet_id": subnet.id, "ip_address": "203.0.113.9"}],
+        )  # fmt: skip
+        return network.id, port.fixed_ips
+
+    network_id, fixed_ips = await do(make)
+    router = bench.cloud.network.routers.get(made.router_id)
+    router["external_gateways"] = [
+        router["external_gateway_info"], {"network_id": network_id, "external_fixed_ips": fixed_ips},
+    ]  # fmt: skip
+    return network_id
+
+
 async def test_an_appliance_of_an_earlier_release_does_all_but_what_it_does_not_know(
     bench: Bench, old_appliance: None
 ) -> None:

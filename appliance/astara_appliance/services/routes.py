@@ -38,8 +38,13 @@ class Routes(RecordedService):
         connected = _connected(configuration, self._names)
         own = _own(configuration)
         errors = []
-        for field in ("default_v4_gateway", "default_v6_gateway"):
-            gateway = getattr(configuration, field)
+        more = configuration.more_default_gateways
+        gateways = [
+            ("default_v4_gateway", configuration.default_v4_gateway),
+            ("default_v6_gateway", configuration.default_v6_gateway),
+            *((f"more_default_gateways[{index}]", gateway) for index, gateway in enumerate(more)),
+        ]
+        for field, gateway in gateways:
             if gateway is not None and (gateway in own or not is_of_host(gateway) or _is_broadcast(gateway, connected)):
                 errors.append(FieldError(field, "is not the address of another host"))
         for index, route in enumerate(configuration.static_routes):
@@ -60,17 +65,27 @@ class Routes(RecordedService):
             for network in configuration.networks_of("external")
             if network.interface.state == "up"
         ]
-        gateways = (configuration.default_v4_gateway, configuration.default_v6_gateway)
+        gateways = (
+            configuration.default_v4_gateway,
+            configuration.default_v6_gateway,
+            *configuration.more_default_gateways,
+        )
         extra = [(route.destination, route.nexthop) for route in configuration.static_routes]
-        defaults = [(_DEFAULTS[version_of(gateway)], gateway) for gateway in gateways if gateway is not None]
+        defaults: dict[str, list[str]] = {}
+        for gateway in filter(None, gateways):
+            defaults.setdefault(_DEFAULTS[version_of(gateway)], []).append(gateway)
         chosen: dict[str, list[State]] = {}
         for destination, nexthop in extra:
             # Several next hops to one destination share its traffic (Neutron's extension ecmp_routes).
             chosen.setdefault(destination, []).extend(_route(destination, nexthop, connected, []))
-        for origin, fallback in ((defaults, outside), (_host_routes(configuration), [])):
-            for destination, nexthop in origin:
-                if not chosen.get(destination):
-                    chosen[destination] = _route(destination, nexthop, connected, fallback)
+        for destination, nexthops in defaults.items():
+            if not chosen.get(destination):
+                chosen[destination] = [
+                    route for nexthop in nexthops for route in _route(destination, nexthop, connected, outside)
+                ]
+        for destination, nexthop in _host_routes(configuration):
+            if not chosen.get(destination):
+                chosen[destination] = _route(destination, nexthop, connected, [])
         return {
             "forwarding": configuration.admin_state_up,
             "interfaces": [
