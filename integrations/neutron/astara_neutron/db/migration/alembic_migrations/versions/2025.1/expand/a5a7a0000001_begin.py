@@ -7,6 +7,7 @@ from alembic import op
 
 revision = "a5a7a0000001"
 down_revision = None
+branch_labels = ("expand",)
 
 
 def upgrade() -> None:
