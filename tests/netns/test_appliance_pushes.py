@@ -41,6 +41,10 @@ def wanted(machine: Machine) -> dict[str, Any]:
         "floating_ips": [floating_ip(5)],
         "static_routes": [{"destination": "198.51.100.0/24", "nexthop": "10.1.0.5"}],
         "labels": [{"name": "all", "prefixes": ["0.0.0.0/0"], "direction": "egress"}],
+        "rate_limits": [{"direction": "egress", "max_kbps": 1000, "max_burst_kbps": 0, "addresses": ["203.0.113.105"]}],
+        "conntrack_helpers": [{"protocol": "tcp", "port": 21, "helper": "ftp"}],
+        "ndp_proxies": ["2001:db8:1::5"],
+        "more_default_gateways": ["203.0.113.254"],
     }  # fmt: skip
 
 
@@ -72,8 +76,9 @@ def kernel(machine: Machine) -> str:
     """All that is set up, without what changes by itself."""
     vm = machine.vm
     parts = [
-        vm.ip("-o", "address"), vm.ip("-d", "-o", "link"), vm.ip("route", "show", "table", "all"),
-        vm.ip("-6", "route", "show", "table", "all"), vm.run("nft", "-s", "list", "ruleset").stdout,
+        # In which order an interface got its addresses is no configuration either.
+        "\n".join(sorted(vm.ip("-o", "address").splitlines())),
+        vm.ip("-d", "-o", "link"), vm.ip("route", "show", "table", "all"), vm.ip("-6", "route", "show", "table", "all"), vm.run("nft", "-s", "list", "ruleset").stdout,
         *(vm.run("sysctl", "-n", f"net.{family}.conf.all.forwarding").stdout for family in ("ipv4", "ipv6")),
         " ".join(map(str, sorted(vm.pids()))),
     ]  # fmt: skip
