@@ -78,7 +78,8 @@ def kernel(machine: Machine) -> str:
     parts = [
         # In which order an interface got its addresses is no configuration either.
         "\n".join(sorted(vm.ip("-o", "address").splitlines())),
-        vm.ip("-d", "-o", "link"), vm.ip("route", "show", "table", "all"), vm.ip("-6", "route", "show", "table", "all"), vm.run("nft", "-s", "list", "ruleset").stdout,
+        vm.ip("-d", "-o", "link"), vm.ip("route", "show", "table", "all"),
+        vm.ip("-6", "route", "show", "table", "all"), vm.run("nft", "-s", "list", "ruleset").stdout,
         *(vm.run("sysctl", "-n", f"net.{family}.conf.all.forwarding").stdout for family in ("ipv4", "ipv6")),
         " ".join(map(str, sorted(vm.pids()))),
     ]  # fmt: skip
