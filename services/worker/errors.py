@@ -2,9 +2,14 @@
 
 
 class StepError(Exception):
-    """A step failed; `retry` says whether trying again without change can help."""
+    """A step failed; `retry` says whether trying again without change can help.
+
+    Its text is for operators. `public` is what the users of the router are told: no addresses, no ids, nothing of what
+    other services said.
+    """
 
     retry = True
+    public = "what the orchestrator sees of the cloud is not conclusive; it looks again"
 
 
 class CloudError(StepError):
@@ -14,6 +19,9 @@ class CloudError(StepError):
         super().__init__(f"{service}: {call}: {status or 'no answer'}: {detail}")
         self.service = service
         self.status = status
+        self.public = (
+            f"{service.capitalize()} {f'answers {status}' if status else 'does not answer'}; it is tried again"
+        )
         self.detail = detail
 
 
@@ -36,9 +44,13 @@ class UncertainError(CloudError):
 class ApplianceError(StepError):
     """The appliance did not do what it was told."""
 
+    public = "its instance did not do what it was told; it is tried again"
+
 
 class UnreachableError(ApplianceError):
     """The appliance did not answer."""
+
+    public = "its instance does not answer"
 
 
 class RejectedError(ApplianceError):
@@ -51,6 +63,7 @@ class RejectedError(ApplianceError):
 
     def __init__(self, message: str, unknown: frozenset[str] = frozenset()) -> None:
         super().__init__(message)
+        self.public = message
         self.unknown = unknown
 
 

@@ -183,10 +183,10 @@ class Machine:
             self._finish(resource, resource.hand, pb.OPERATION_STATE_FAILED, str(error))
             result = RunResult(Outcome.FORGET)
         except StepError as error:
-            result = self._failed(resource, resource.hand, str(error), retry=error.retry)
+            result = self._failed(resource, resource.hand, error)
         except Exception as error:  # a fault of ours must not end the others' machines
             _log.exception("a step has a fault", resource=resource.resource_id, step=resource.step)
-            result = self._failed(resource, resource.hand, f"internal fault: {error!r}", retry=True)
+            result = self._failed(resource, resource.hand, StepError(f"internal fault: {error!r}"))
         finally:
             resource.hand = resource.step = resource.status = None
         _RUNS.labels(result.outcome.value).inc()
@@ -318,7 +318,7 @@ class Machine:
         if resource.state is InstanceState.CONFIGURED:
             resource.failures = 0
             resource.attempts = resource.cooldowns = 0
-            resource.last_error = ""
+            resource.failed("", "")
             self._finish(resource, hand, pb.OPERATION_STATE_SUCCEEDED, "")
         elif resource.state is InstanceState.ERROR:
             self._finish(resource, hand, pb.OPERATION_STATE_FAILED, resource.last_error)
@@ -330,10 +330,11 @@ class Machine:
             return self._come_back(resource, hand, self._retry.delay(resource.failures, resource.jitter()))
         return RunResult(Outcome.DONE)
 
-    def _failed(self, resource: ManagedResource, hand: Inbox, reason: str, *, retry: bool) -> RunResult:
+    def _failed(self, resource: ManagedResource, hand: Inbox, error: StepError) -> RunResult:
         """The one place that decides what follows a failure."""
+        reason, retry = str(error), error.retry
         resource.failures += 1
-        resource.last_error = reason
+        resource.failed(reason, error.public)
         delay = self._retry.delay(resource.failures, resource.jitter()) if retry else self._retry.last
         resource.hold_until = self._clock.lease() + delay
         _log.warning(

@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from services.common import marks
+from services.common import logging, marks
 
 from .cloud import Api, Json, Params
-from .errors import CloudError, NotFoundError
+from .errors import CloudError, ForbiddenError, NotFoundError
 from .reading import GATEWAY_OWNER, INTERFACE_OWNERS, RouterReading, reading_of, reading_of_snapshot
 
 _IDS_PER_CALL = 100
@@ -24,6 +24,10 @@ _IDS_PER_CALL = 100
 SNAPSHOT = "astara-router-snapshot"
 STATUS = "astara-router-status"
 """Extensions that Astara's own plugin brings into Neutron (docs/contracts.md)."""
+
+_POLICY = "astara_orchestrator"
+
+_log = logging.get(__name__)
 
 _ALLOCATION_FIELDS = ("id", "network_id", "device_id", "device_owner", "mac_address", "fixed_ips", "description",
                       "dns_name", "admin_state_up", "extra_dhcp_opts")  # fmt: skip
@@ -56,7 +60,16 @@ class Neutron:
         """Everything that the configuration of a router is made of. NotFoundError when the router is not there."""
         started = time.monotonic()
         if SNAPSHOT in self.extensions:
-            return await self._snapshot(router_id, server_id, started)
+            try:
+                return await self._snapshot(router_id, server_id, started)
+            except NotFoundError:
+                # A server without the plugin answers so too: only the router's own 404 says that it is gone.
+                if not await self.router_exists(router_id):
+                    raise
+                await self.load_extensions()
+                _log.warning("Neutron has no snapshot of a router that it has", resource=router_id)
+            except ForbiddenError as error:
+                _log.error("Neutron lets nobody read snapshots as this user", policy=_POLICY, reason=str(error))
         devices = [("device_id", router_id)] + ([("device_id", server_id)] if server_id else [])
         answer, ports = await asyncio.gather(
             self._api.get(f"/routers/{router_id}"), self.listing("ports", devices), return_exceptions=True

@@ -99,26 +99,25 @@ class RouterReading:
 
 
 def reading_of(router: Json, server_id: str | None, ports: Iterable[Json], read_at: float) -> RouterReading:
-    """A reading that has a router's and its instance's ports, and nothing else yet."""
+    """A reading that has a router's and its instance's ports, and nothing else yet.
+
+    A network's owner may write any router into a port: one is a gateway when the router itself names its address.
+    """
     ports = list(ports)
-    gateways = [port for port in ports if port.get("device_owner") == GATEWAY_OWNER]
-    main = router.get("external_gateway_info") or {}
-    addresses = {one["ip_address"] for one in main.get("external_fixed_ips") or ()}
-    every = [one.get("external_fixed_ips") or () for one in router.get("external_gateways") or ()]
-    listed = {ip["ip_address"] for fixed_ips in every for ip in fixed_ips}
-    gateways.sort(
-        key=lambda port: (
-            port["network_id"] != main.get("network_id"),
-            not addresses & {ip["ip_address"] for ip in port["fixed_ips"]},
-            port["network_id"],
-            str(port["id"]),
-        )
-    )
+    own = [port for port in ports if port.get("device_id") == router["id"]]
+    main = router.get("external_gateway_info")
+    named = [one for one in (main, *(router.get("external_gateways") or ())) if one]
+    gateways = [
+        next((port for port in own if port.get("device_owner") == GATEWAY_OWNER and _is_of(port, one)), None)
+        for one in named
+    ]
+    found = list({str(port["id"]): port for port in gateways if port}.values())
+    has_main = bool(main and gateways[0])
     return RouterReading(
         router=router,
         server_id=server_id,
-        interface_ports=[port for port in ports if port.get("device_owner") in INTERFACE_OWNERS],
-        gateway_port=gateways[0] if gateways else None,
+        interface_ports=[port for port in own if port.get("device_owner") in INTERFACE_OWNERS],
+        gateway_port=found[0] if has_main else None,
         instance_ports=[port for port in ports if server_id and port.get("device_id") == server_id],
         networks={},
         subnets={},
@@ -126,9 +125,17 @@ def reading_of(router: Json, server_id: str | None, ports: Iterable[Json], read_
         allocations=[],
         labels=[],
         read_at=read_at,
-        # What is not among the router's gateways is on its way to become one, or to be one no more.
-        more_gateway_ports=[port for port in gateways[1:] if listed & {ip["ip_address"] for ip in port["fixed_ips"]}],
+        more_gateway_ports=sorted(
+            found[1:] if has_main else found, key=lambda port: (port["network_id"], str(port["id"]))
+        ),
     )
+
+
+def _is_of(port: Json, gateway: Json) -> bool:
+    """Whether a port has the network and the addresses that a router says of a gateway."""
+    said = {one["ip_address"] for one in gateway.get("external_fixed_ips") or ()}
+    has = {one["ip_address"] for one in port["fixed_ips"]}
+    return bool(port["network_id"] == gateway.get("network_id") and (said & has or not (said or has)))
 
 
 def reading_of_snapshot(snapshot: Json, server_id: str | None, read_at: float) -> RouterReading:

@@ -60,7 +60,8 @@ class ManagedResource:
     cooldowns: int = 0  # since the last success
     failures: int = 0
     stale_readings: int = 0  # in a row: Neutron answered with a lower revision than an event promised
-    last_error: str = ""
+    last_error: str = ""  # for operators
+    public_error: str = ""  # the same for the router's users, without what is inside the cloud
     retry_at: float | None = None  # lease clock; the timer that brings it back
     unanswered_since: float | None = None  # lease clock
     waiting_since: float | None = None  # lease clock; of the wait that goes on (boot, replug, stop)
@@ -73,6 +74,10 @@ class ManagedResource:
     unserved: str = ""  # what its users are told that the appliance does not do, though it runs what it was given
     boot_uncertain: bool = False  # Nova did not answer to a boot: look by name before the next
     reconcile_id: str = ""
+
+    def failed(self, reason: str, public: str) -> None:
+        """Remember what went wrong, for operators and for the router's users."""
+        self.last_error, self.public_error = reason, public
 
     def endpoint(self, secret: str, deployment: str) -> Endpoint:
         """How to reach its instance, which must be there."""

@@ -123,7 +123,8 @@ class RouterDriver:
         resource.cooldowns += 1
         pause = _COOLDOWN.delay(resource.cooldowns, resource.jitter())
         resource.cooling_until = self._env.clock.lease() + pause
-        resource.last_error = f"{resource.attempts} boots failed; tried again in {pause:.0f} s: {resource.last_error}"
+        again = f"{resource.attempts} boots failed; tried again in {pause:.0f} s: "
+        resource.failed(again + resource.last_error, again + resource.public_error)
         return StepResult(InstanceState.ERROR)
 
     async def check_boot(self, resource: ManagedResource) -> StepResult:
@@ -213,7 +214,8 @@ class RouterDriver:
             resource.waiting_since = clock.lease()
         if clock.lease() - resource.waiting_since > self._env.router.replug_timeout:
             resource.waiting_since = None
-            resource.last_error = "the appliance does not see the ports that were attached"
+            reason = "the appliance does not see the ports that were attached"
+            resource.failed(reason, reason)
             return StepResult(InstanceState.RESTART)
         wanted, plugged = set(reading.attached_network_ids), set(instance.ports or ())
         if plugged - wanted and await self._neutron.attached_network_ids(resource.resource_id) != wanted:

@@ -142,7 +142,7 @@ class RouterServers:
             server = await self._nova.server(resource.instance.server_id)
             if overdue or server is None or server["status"] not in (*COMING, RUNNING):
                 resource.waiting_since = None
-                resource.last_error = _boot_failure(server, waited, reason)
+                resource.failed(_boot_failure(server, waited, reason), "its instance did not start; it is tried again")
                 self._observer.happened(resource, "error", resource.last_error)
                 return StepResult(InstanceState.DOWN)
         return StepResult(InstanceState.BOOTING, wait=pause)
@@ -175,7 +175,10 @@ class RouterServers:
                 self._observer.happened(resource, "stop", f"server {server['id']}")
         waited = clock.lease() - resource.waiting_since
         if waited > self._env.router.stop_timeout:
-            resource.last_error = f"Nova has not deleted server {servers[0]['id']} for {waited:.0f} s"
+            why = f"for {waited:.0f} s"
+            resource.failed(
+                f"Nova has not deleted server {servers[0]['id']} {why}", f"Nova has not deleted its server {why}"
+            )
         return min(10.0, max(0.2, waited / 4))
 
 

@@ -78,13 +78,15 @@ class RouterHealth:
         elif server["status"] != RUNNING:
             verdict, why = InstanceState.RESTART, f"its server is {server['status']}"
         elif silent < settings.dead_after:
-            resource.last_error = reason
+            resource.failed(reason, UnreachableError.public)
             return StepResult(state, wait=max(settings.alive_retry_interval, settings.dead_after / 8))
         else:
             await self._check_management_network(resource, silent, reason)
             verdict, why = InstanceState.DOWN, f"no answer for {silent:.0f} s: {reason}"
         resource.unanswered_since = None
-        resource.last_error = f"instance {instance.server_id} is dead: {why}"
+        resource.failed(
+            f"instance {instance.server_id} is dead: {why}", "its instance is dead; another takes its place"
+        )
         self._observer.happened(resource, "death", resource.last_error)
         return StepResult(verdict)
 

@@ -76,8 +76,8 @@ class RouterStatus:
 
 
 def _status(resource: ManagedResource) -> tuple[str, str] | None:
-    """Status and reason in Neutron's words; None when there is nothing to say."""
-    state, reason = resource.state, resource.last_error[:_LONGEST_REASON]
+    """Status and reason in Neutron's words and for a router's users; None when there is nothing to say."""
+    state, reason = resource.state, resource.public_error[:_LONGEST_REASON]
     if state is InstanceState.ERROR:
         return ERROR, reason
     if state in _COMING:

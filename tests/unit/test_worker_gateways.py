@@ -64,13 +64,13 @@ def test_only_ports_that_the_router_names_are_its_gateways() -> None:
         for number, network in ((50, EXTERNAL), (51, EXTERNAL), (52, SECOND))
     )
     first, second = ({"network_id": one["network_id"], "external_fixed_ips": one["fixed_ips"]} for one in (main, other))
-    router = {"id": "r", "external_gateway_info": first, "external_gateways": [first, second]}
+    router = {"id": main["device_id"], "external_gateway_info": first, "external_gateways": [first, second]}
     found = reading_of(router, None, [stray, other, main], 0.0)
     assert found.gateway_ports == [main, other]
     assert found.external_network_ids == [EXTERNAL]
     assert not found.doubt().startswith("the router has")
     assert "more gateways" in reading_of(router, None, [main], 0.0).doubt()
-    without = reading_of({"id": "r", "external_gateway_info": first}, None, [stray, other, main], 0.0)
+    without = reading_of({"id": main["device_id"], "external_gateway_info": first}, None, [stray, other, main], 0.0)
     assert without.gateway_ports == [main]
 
 
