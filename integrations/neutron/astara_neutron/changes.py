@@ -15,7 +15,6 @@ revisions.
 
 import dataclasses
 import datetime as dt
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,18 +37,14 @@ from neutron.db.models import (
 from neutron.db.qos import models as qos
 from neutron_lib.db import api as db_api
 from neutron_lib.db import standard_attr
-from oslo_log import log
 from sqlalchemy.orm import session as orm_session
 
 from . import marks
 from .db.models import Change
 
-LOG = log.getLogger(__name__)
-
 OWN = "astara_writes_status"
 """Key of a session's `info` while what is written must not be logged."""
 _KEPT = "astara_changes"
-_CHECK_SECONDS = 30.0
 
 ROUTER, PORTS, NETWORK, SUBNET, PORT = "router", "ports", "network", "subnet", "port"
 FLOATING_IP, QOS_POLICY, LABEL, PROJECT, ALL = "floatingip", "qos_policy", "label", "project", "all"
@@ -81,8 +76,6 @@ class Changes:
 
     def __init__(self, committed: Callable[[list[Touched]], None]) -> None:
         self._committed = committed
-        self._checked = False
-        self._check_at = 0.0
         for event, listener in (
             ("before_flush", self._note_deleted),
             ("after_flush", self._keep),
@@ -116,23 +109,11 @@ class Changes:
         fresh = [touched for touched in noted if touched.object_id and touched not in transaction.kept]
         if not fresh:
             return
-        connection = session.connection()
-        if not self._has_table(connection):
-            return
         now = dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)
         rows = [{**dataclasses.asdict(one), "created_at": now} for one in fresh]
-        connection.execute(sa.insert(Change.__table__), rows)
+        session.connection().execute(sa.insert(Change.__table__), rows)
         transaction.kept.update(fresh)
         transaction.told.update(dict.fromkeys(fresh))
-
-    def _has_table(self, connection: Any) -> bool:
-        """Whether the plugin's migrations were made; without them Neutron goes on, and nothing is logged."""
-        if not self._checked and time.monotonic() >= self._check_at:
-            self._checked = sa.inspect(connection).has_table(Change.__tablename__)
-            self._check_at = time.monotonic() + _CHECK_SECONDS
-            if not self._checked:
-                LOG.error("run neutron-db-manage upgrade heads: without its tables astara-neutron keeps no changes")
-        return self._checked
 
     def _tell(self, session: Any) -> None:
         if session.in_nested_transaction():

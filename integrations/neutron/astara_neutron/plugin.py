@@ -6,8 +6,11 @@ each extension.
 
 from typing import ClassVar
 
+import sqlalchemy as sa
 from neutron.api import extensions
+from neutron_lib import context
 from neutron_lib.api.definitions import ip_allocation
+from neutron_lib.db import api as db_api
 from neutron_lib.services import base
 
 from . import (
@@ -17,6 +20,7 @@ from . import (
     options,  # noqa: F401 - registers them
 )
 from .changes import Changes
+from .db.models import Change, RouterStatus
 from .feed import Feed
 from .service_ports import ServicePorts
 from .status import StatusReason
@@ -35,7 +39,15 @@ class AstaraPlugin(base.ServicePluginBase):
     ]
 
     def __init__(self) -> None:
+        """RuntimeError, which keeps Neutron from starting, without the plugin's tables: each router has a row there."""
         super().__init__()
+        with db_api.CONTEXT_READER.using(context.get_admin_context()) as session:
+            known = sa.inspect(session.connection())
+            if missing := [
+                one.__tablename__ for one in (Change, RouterStatus) if not known.has_table(one.__tablename__)
+            ]:
+                message = f"no table {missing[0]}: run neutron-db-manage --subproject astara-neutron upgrade heads"
+                raise RuntimeError(message)
         self.feed = Feed()
         self.changes = Changes(self.feed.put)
         self.status_reason = StatusReason()

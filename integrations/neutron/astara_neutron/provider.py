@@ -109,9 +109,9 @@ class AstaraRouterProvider(base.L3ServiceProvider):
 
     @registry.receives(resources.FLOATING_IP, [events.PRECOMMIT_UPDATE])
     def _end_association(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
-        """A floating IP that leaves a router of ours is DOWN: no orchestrator will say so of one that has no router."""
+        """A floating IP that leaves a router of ours is DOWN, until the one that it goes to, if any, serves it."""
         former, now = payload.states[0], payload.desired_state
-        if not former.get("router_id") or now.router_id or former["status"] == lib_constants.FLOATINGIP_STATUS_DOWN:
+        if former.get("router_id") in (None, now.router_id) or former["status"] == lib_constants.FLOATINGIP_STATUS_DOWN:
             return
         context = payload.context.elevated()
         if self.is_ours(context, {"id": former["router_id"]}):

@@ -18,10 +18,12 @@ from neutron_lib.api.definitions import ip_allocation, port_security
 from neutron_lib.api.definitions import port as port_definition
 from neutron_lib.callbacks import events, registry, resources
 from neutron_lib.db import api as db_api
-from neutron_lib.db import model_query, resource_extend
+from neutron_lib.db import model_query, resource_extend, standard_attr
 from neutron_lib.db import utils as db_utils
 from neutron_lib.plugins import directory
 from oslo_log import log
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from . import marks, policies
 
@@ -92,6 +94,8 @@ class ServicePorts:
             # Neutron looks at all ports of a network again when it gets a subnet whose hosts find their own addresses.
             return
         _check_owner(payload.context, before)
+        if wanted.get(port_security.PORTSECURITY) and _serves(before["description"]):
+            raise PortSecurityOnError
         if "description" in wanted and wanted["description"] != before["description"]:
             _check_description(payload.context, {**dict(before), **wanted})
 
@@ -99,11 +103,24 @@ class ServicePorts:
     def _before_delete(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         _check_owner(payload.context, payload.metadata["port"])
 
+    @registry.receives(resources.TRUNK, [events.PRECOMMIT_CREATE])
+    @registry.receives(resources.SUBPORTS, [events.PRECOMMIT_CREATE])
+    def _before_trunk(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
+        """A port of a trunk cannot be deleted, and nothing else says that it becomes one."""
+        if added := payload.metadata.get("subports"):
+            ids = [one.port_id for one in added]
+        else:
+            trunk = payload.desired_state
+            ids = [trunk.port_id, *(one.port_id for one in trunk.sub_ports)]
+        for port in directory.get_plugin().get_ports(payload.context.elevated(), filters={"id": ids}):
+            _check_owner(payload.context, port)
+
     @registry.receives(resources.NETWORK, [events.BEFORE_DELETE])
     def _release_network(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         """A network on which nothing is left but service ports may go, and they with it, as DHCP's ports do.
 
-        The router is not attached any more, or its own port would be there. Nova hears of it as it does when a user
+        The router is not attached any more, or its own port would be there: they are going in any case, also when
+        somebody else refuses to let the network go. Nova hears of it as it does when a user
         deletes a server's port, and unplugs it.
         """
         context = neutron_context.get_admin_context()
@@ -130,7 +147,29 @@ def _without_management(context: Any, port: Any, query: Any) -> Any:
     """A hook in each query for ports: leaves out management ports of others, where a query is a user's at all."""
     if not db_utils.model_query_scope_is_project(context, port):
         return query
-    return query.filter(sa.or_(port.project_id == context.project_id, ~port.description.like(_MANAGEMENT_LIKE)))
+    return query.filter(sa.or_(port.project_id == context.project_id, ~_is_marked(port, _MANAGEMENT_LIKE)))
+
+
+class _Exactly(FunctionElement[str]):
+    """A text that is compared as it is written."""
+
+    type = sa.String()
+    inherit_cache = True
+
+
+@compiles(_Exactly)
+def _as_it_is(element: Any, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(_Exactly, "mysql", "mariadb")
+def _in_bytes(element: Any, compiler: Any, **options: Any) -> str:
+    """Their usual collations find many letters alike."""
+    return f"CAST({compiler.process(element.clauses, **options)} AS BINARY)"
+
+
+def _is_marked(port: Any, pattern: str) -> Any:
+    return port.standard_attr.has(_Exactly(standard_attr.StandardAttribute.description).like(pattern))
 
 
 def _left_alone(context: Any, network_id: str) -> list[str]:
@@ -138,7 +177,7 @@ def _left_alone(context: Any, network_id: str) -> list[str]:
     port = models_v2.Port
     with db_api.CONTEXT_READER.using(context) as session:
         here = session.query(port.id).filter(port.network_id == network_id)
-        found = [row.id for row in here.filter(port.description.like(_SERVICE_LIKE))]
+        found = [row.id for row in here.filter(_is_marked(port, _SERVICE_LIKE))]
         if not found:
             return []
         others = here.filter(port.id.notin_(found), port.device_owner.notin_(neutron_constants.AUTO_DELETE_PORT_OWNERS))
@@ -163,10 +202,13 @@ def _check_description(context: Any, port: dict[str, Any]) -> None:
         return
     if not policies.allows(context, policies.CREATE_PORT):
         raise MarkReservedError
-    mark = marks.parse(description)
-    serves = mark is not None and mark.role == marks.SERVICE
-    if serves and _has_port_security() and port.get(port_security.PORTSECURITY) is not False:
+    if _serves(description) and _has_port_security() and port.get(port_security.PORTSECURITY) is not False:
         raise PortSecurityOnError
+
+
+def _serves(description: str | None) -> bool:
+    mark = marks.parse(description)
+    return mark is not None and mark.role == marks.SERVICE
 
 
 def _reads_like_mark(description: Any) -> bool:

@@ -21,6 +21,7 @@ from neutron_lib.plugins import constants, directory
 from oslo_config import cfg
 from oslo_log import log as logging
 from oslo_serialization import jsonutils
+from sqlalchemy import orm
 
 from . import flavors, log, options
 from .changes import GATEWAY, INTERNAL
@@ -91,10 +92,13 @@ class _Snapshots:
         self._core = directory.get_plugin()
         self._l3 = directory.get_plugin(constants.L3)
         ids = [router["id"] for router in routers]
-        ports = self._read_ports(ids, instance)
-        known, owners = set(ids), {*INTERNAL, GATEWAY}
-        own = [port for port in ports if port["device_id"] in known and port["device_owner"] in owners]
-        self._own = _grouped(own, "device_id")
+        owners = self._owners(ids)
+        ports = self._read_ports(owners, instance)
+        self._own: dict[str, list[Json]] = {}
+        for port in ports:
+            if port["id"] in owners:
+                self._own.setdefault(owners[port["id"]], []).append(port)
+        own = [port for found in self._own.values() for port in found]
         self._inside = _grouped(ports, "network_id")
         self._plugged = [port for port in ports if instance and port["device_id"] == instance]
         attached = sorted({port["network_id"] for port in own})
@@ -150,18 +154,25 @@ class _Snapshots:
         ports = _of(self._inside, self._where(router, INTERNAL))
         return [{key: port[key] for key in _ALLOCATION if key in port} for port in ports]
 
-    def _read_ports(self, router_ids: list[str], instance: str | None) -> list[Json]:
-        """The routers' own ports, the instance's, and all on internal networks: two questions find, one reads them."""
-        if not self._parts & {"ports", "instance_ports", "networks", "subnets", "allocations"}:
-            return []
-        session, port = self._context.session, models_v2.Port
-        devices = [*router_ids, instance] if instance else router_ids
-        query = sa.select(port.id, port.device_owner, port.network_id).where(port.device_id.in_(devices))
-        rows = session.execute(query).all() if devices else []
-        wanted = {row.id for row in rows}
-        internal = {row.network_id for row in rows if row.device_owner in INTERNAL}
-        if internal and "allocations" in self._parts:
-            wanted |= set(session.execute(sa.select(port.id).where(port.network_id.in_(internal))).scalars())
+    def _owners(self, router_ids: list[str]) -> dict[str, str]:
+        """The router of each port that Neutron has given one; a tenant may write any router's id into `device_id`."""
+        if not router_ids or not self._parts & {"ports", "networks", "subnets", "allocations"}:
+            return {}
+        own = l3.RouterPort
+        query = sa.select(own.port_id, own.router_id).where(
+            own.router_id.in_(router_ids), own.port_type.in_((*INTERNAL, GATEWAY))
+        )
+        return {row.port_id: row.router_id for row in self._context.session.execute(query)}
+
+    def _read_ports(self, own: Collection[str], instance: str | None) -> list[Json]:
+        """The routers' own ports, the instance's, and all on internal networks: ids first, then all read at once."""
+        session, port, interface = self._context.session, models_v2.Port, orm.aliased(models_v2.Port)
+        wanted = set(own)
+        if own and "allocations" in self._parts:
+            inside = sa.select(interface.network_id).where(interface.id.in_(own), interface.device_owner.in_(INTERNAL))
+            wanted |= set(session.execute(sa.select(port.id).where(port.network_id.in_(inside))).scalars())
+        if instance and "instance_ports" in self._parts:
+            wanted |= set(session.execute(sa.select(port.id).where(port.device_id == instance)).scalars())
         return self._read("ports", "id", sorted(wanted), self._core.get_ports)
 
     def _read(self, collection: str, name: str, ids: list[str], read: Callable[..., list[Json]]) -> list[Json]:

@@ -157,6 +157,22 @@ class TestStatus(StatusTestCase):
         with db_api.CONTEXT_READER.using(context.get_admin_context()) as session:
             assert session.query(models.RouterStatus).count() == 0
 
+    def test_a_floating_ip_that_moves_is_down_until_the_other_router_serves_it(self) -> None:
+        outside = self.network(admin(), "172.24.4.0/24", **{"router:external": True})
+        ports, routers = [], []
+        for cidr in ("10.0.0.0/24", "10.1.0.0/24"):
+            network = self.network(cidr=cidr)
+            gateway = {"external_gateway_info": {"network_id": outside["id"]}}
+            routers.append(self.made("router", member(), name="r", **gateway)["id"])
+            body = {"subnet_id": network["subnet"]}
+            assert self.call("PUT", f"/routers/{routers[-1]}/add_router_interface", body, member()).status == 200
+            ports.append(self.made("port", member(), network_id=network["id"])["id"])
+        fip = self.made("floatingip", member(), floating_network_id=outside["id"], port_id=ports[0])["id"]
+        told = {"router_status": {"floating_ips": {fip: "ACTIVE"}}}
+        assert self.call("PUT", f"/astara-router-statuses/{routers[0]}", told).status == 200
+        moved = self.call("PUT", f"/floatingips/{fip}", {"floatingip": {"port_id": ports[1]}}, member())
+        assert self.call("GET", f"/floatingips/{fip}").body["floatingip"]["status"] == "DOWN", moved.body
+
 
 class TestWhoAndWhat(StatusTestCase):
     def test_who_is_not_the_orchestrator_is_refused(self):

@@ -1,4 +1,4 @@
-"""Where migrations begin that want Neutron's servers stopped; there are none. `neutron-db-manage` asks for the branch."""
+"""Where migrations begin that want Neutron's servers stopped: none yet, but `neutron-db-manage` asks for the branch."""
 
 revision = "c5a7a0000001"
 down_revision = None

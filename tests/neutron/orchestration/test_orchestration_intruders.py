@@ -1,0 +1,66 @@
+"""What other tenants may try with the ports of routers and of appliances, past the ports' own API."""
+
+from typing import ClassVar
+from unittest import mock
+
+from neutron_lib.plugins import directory
+from orchestration_api import OTHER_PROJECT, ROUTER, AstaraTestCase, admin, member
+
+
+class TestForgedPorts(AstaraTestCase):
+    def test_a_port_that_only_says_to_be_a_gateway_is_no_part_of_a_router(self) -> None:
+        victim = self.made("router", member(), name="victim")
+        inner = self.network()
+        body = {"subnet_id": inner["subnet"]}
+        assert self.call("PUT", f"/routers/{victim['id']}/add_router_interface", body, member()).status == 200
+        intruder = member(OTHER_PROJECT, user="intruder")
+        theirs = self.network(intruder, cidr="10.66.0.0/24")
+        forged = {"network_id": theirs["id"], "device_id": victim["id"], "device_owner": "network:router_gateway"}
+        assert self.call("POST", "/ports", {"port": forged}, intruder).status == 201, "Neutron lets it"
+        shown = self.call("GET", f"/astara-router-snapshots/{victim['id']}").body["router_snapshot"]
+        assert [port["network_id"] for port in shown["ports"]] == [inner["id"]]
+        assert [network["id"] for network in shown["networks"]] == [inner["id"]]
+
+    def test_letters_that_a_database_finds_alike_make_no_mark(self) -> None:
+        network = self.network()
+        made = self.made("port", member(), network_id=network["id"], description=f"aßtara:x:{ROUTER}:0:svc")
+        self.service_port(network)
+        assert self.call("DELETE", f"/networks/{network['id']}", caller=member()).status == 409
+        assert self.call("GET", f"/ports/{made['id']}", caller=member()).status == 200
+
+
+class TestTrunks(AstaraTestCase):
+    more_plugins: ClassVar[list[str]] = ["trunk"]
+
+    def setUp(self) -> None:
+        # It asks mechanism drivers, of which these tests have none that binds.
+        mock.patch("neutron.services.trunk.plugin.TrunkPlugin.check_compatibility").start()
+        super().setUp()
+        directory.get_plugin("trunk").add_segmentation_type("vlan", lambda _number: True)
+
+    def test_a_tenant_cannot_make_a_service_port_part_of_a_trunk(self) -> None:
+        network = self.network()
+        port = self.service_port(network)
+        parent = self.made("port", member(), network_id=network["id"])
+        inside = [{"port_id": port["id"], "segmentation_type": "vlan", "segmentation_id": 5}]
+        for trunk in ({"port_id": port["id"]}, {"port_id": parent["id"], "sub_ports": inside}):
+            answer = self.call("POST", "/trunks", {"trunk": trunk}, member())
+            assert (answer.status, port["id"] in answer.message) == (403, True), answer.body
+            assert self.call("GET", "/trunks", caller=admin()).body == {"trunks": []}
+        deleted = self.call("DELETE", f"/ports/{port['id']}")
+        assert deleted.status == 204, deleted.body
+
+    def test_nor_add_it_to_one(self) -> None:
+        network = self.network()
+        port = self.service_port(network)
+        parent = self.made("port", member(), network_id=network["id"])
+        inside = [{"port_id": port["id"], "segmentation_type": "vlan", "segmentation_id": 5}]
+        trunk = self.made("trunk", member(), port_id=parent["id"])
+        answer = self.call("PUT", f"/trunks/{trunk['id']}/add_subports", {"sub_ports": inside}, member())
+        assert (answer.status, port["id"] in answer.message) == (403, True), answer.body
+
+
+class TestServicePorts(AstaraTestCase):
+    def test_port_security_stays_off(self) -> None:
+        port = self.service_port(self.network())
+        assert self.call("PUT", f"/ports/{port['id']}", {"port": {"port_security_enabled": True}}).status == 400
