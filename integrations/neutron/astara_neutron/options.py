@@ -29,6 +29,7 @@ OPTIONS: list[cfg.Opt] = [
         "change_margin",
         default=60,
         min=0,
+        max=300,
         help="Seconds for which a change is listed again and again: no transaction may take longer, "
         "and servers' clocks may not differ by more",
     ),

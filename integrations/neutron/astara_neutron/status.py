@@ -13,6 +13,7 @@ from neutron_lib.api.definitions import l3
 from neutron_lib.db import api as db_api
 from neutron_lib.db import resource_extend
 from neutron_lib.exceptions import l3 as l3_errors
+from oslo_db import exception as db_exc
 from sqlalchemy import orm
 
 from . import changes, web
@@ -57,12 +58,20 @@ def checked(told: Any) -> Told:
     return told
 
 
-@db_api.retry_if_session_inactive()
 def write(context: Any, router_id: str, told: Told) -> Told:
     """Write what differs; the answer is what is now true of the router and of what was named and is its.
 
     RouterNotFound. `told` is what `checked` lets pass.
     """
+    try:
+        return _write(context, router_id, told)
+    except db_exc.DBReferenceError as error:
+        # It went between the reading and the writing.
+        raise l3_errors.RouterNotFound(router_id=router_id) from error
+
+
+@db_api.retry_if_session_inactive()
+def _write(context: Any, router_id: str, told: Told) -> Told:
     with db_api.CONTEXT_WRITER.using(context) as session:
         session.info[changes.OWN] = True
         router = _query(session, l3_models.Router).filter_by(id=router_id).one_or_none()
