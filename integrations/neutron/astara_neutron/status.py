@@ -64,10 +64,11 @@ def write(context: Any, router_id: str, told: Told) -> Told:
     RouterNotFound. `told` is what `checked` lets pass.
     """
     try:
-        return _write(context, router_id, told)
+        now: Told = _write(context, router_id, told)
     except db_exc.DBReferenceError as error:
         # It went between the reading and the writing.
         raise l3_errors.RouterNotFound(router_id=router_id) from error
+    return now
 
 
 @db_api.retry_if_session_inactive()
