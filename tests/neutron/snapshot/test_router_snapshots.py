@@ -109,6 +109,20 @@ class TestSnapshot(FullRouter):
         }  # fmt: skip
         assert found["instance_ports"] == []
 
+    def test_all_is_read_in_one_transaction(self) -> None:
+        router = self.full()
+        asked = self.statements()
+        self.snapshot(router, self.server)
+        transactions: list[list[str]] = []
+        for statement in asked:
+            if statement.startswith("BEGIN"):
+                transactions.append([])
+            else:
+                transactions[-1].append(statement)
+        (only,) = [one for one in transactions if any("FROM" in statement for statement in one)]
+        assert "astara_changes" in only[0], "with the revision begins what the transaction sees"
+        assert len(only) > 50
+
     def test_a_bigger_router_costs_no_more_questions(self) -> None:
         router = self.full()
         asked = self.statements()
