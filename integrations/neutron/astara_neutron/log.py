@@ -22,10 +22,12 @@ from .routers import Entry
 _C: Any = Change
 _PRUNED = 2_000
 _ROUNDS = 500
+MOST = 50_000
+"""Things that changed since a revision; where it is more, to list everything costs less."""
 
 
 class UnknownRevisionError(Exception):
-    """A revision that this database has never told, or whose successors were pruned."""
+    """A revision that this database has never told, whose successors were pruned, or are too many."""
 
 
 def revision(session: Any) -> int:
@@ -46,7 +48,10 @@ def since(session: Any, told: int) -> list[Entry]:
     project = sa.func.max(_C.project_id)
     deleted = sa.func.max(sa.case((_C.deleted, 1), else_=0))
     query = sa.select(sa.func.max(_C.id), _C.kind, _C.object_id, project, deleted)
-    rows = session.execute(query.where(_C.id > told).group_by(_C.kind, _C.object_id))
+    query = query.where(_C.id > told).group_by(_C.kind, _C.object_id).limit(MOST + 1)
+    rows = session.execute(query).all()
+    if len(rows) > MOST:
+        raise UnknownRevisionError
     return [Entry(row[0], Touched(row[1], row[2], row[3], bool(row[4]))) for row in rows]
 
 

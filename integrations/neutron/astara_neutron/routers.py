@@ -63,7 +63,7 @@ def concerned(session: Any, entries: Iterable[Entry]) -> dict[str, Concerned]:
     return found
 
 
-def _routers_of(session: Any, kind: str, objects: Collection[str]) -> Iterator[tuple[str, str]]:
+def _routers_of(session: Any, kind: str, objects: dict[str, int]) -> Iterator[tuple[str, str]]:
     """Pairs of a router and the object of this kind that concerns it."""
     port, subnet = models_v2.Port, models_v2.Subnet
     if kind == changes.ROUTER:
@@ -122,11 +122,11 @@ def _of_attributes(session: Any, numbers: Collection[int]) -> Iterator[tuple[str
     yield from ((router_id, str(number)) for router_id, number in found if router_id)
 
 
-def _labelled(session: Any, kind: str, objects: Collection[str]) -> Iterator[tuple[str, str]]:
+def _labelled(session: Any, kind: str, objects: dict[str, int]) -> Iterator[tuple[str, str]]:
     router = l3.Router
     if kind == changes.ALL:
-        first = next(iter(objects))
-        yield from ((row[0], first) for row in session.execute(sa.select(router.id)))
+        newest = max(objects, key=objects.__getitem__)
+        yield from ((row[0], newest) for row in session.execute(sa.select(router.id)))
     elif kind == changes.PROJECT:
         yield from _rows(session, sa.select(router.id, router.project_id), router.project_id, objects)
     elif kind == changes.LABEL:

@@ -173,6 +173,19 @@ class TestWhatIsLogged(ChangeTestCase):
         self.done("POST", "/metering/metering-labels", {"metering_label": {"name": "l", "project_id": "else"}})
         assert self.since(told) == []
 
+    def test_each_change_that_concerns_all_routers_gives_them_a_new_revision(self) -> None:
+        """What was listed before is told from what is new by the revision alone."""
+        self.a_cloud()
+        told, before = self.revision(), 0
+        for name in ("one", "two", "three"):
+            label = {"metering_label": {"name": name, "project_id": "else", "shared": True}}
+            self.done("POST", "/metering/metering-labels", label)
+            listed = self.listing(f"changed_since={told}&fields=id&fields=revision")["router_snapshots"]
+            assert {row["id"] for row in listed} == {self.mine["id"], self.other["id"]}
+            (now,) = {row["revision"] for row in listed}
+            assert now > before
+            before = now
+
 
 class TestWhatIsNotLogged(ChangeTestCase):
     def test_ports_on_networks_without_a_router_are_announced_to_nobody(self) -> None:

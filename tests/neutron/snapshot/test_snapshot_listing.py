@@ -137,6 +137,17 @@ class TestRevisions(SnapshotTestCase):
         assert self.since(told) == [newer["id"]]
         assert log.prune(admin) == 0
 
+    def test_where_too_much_changed_to_be_told_everything_is_to_be_listed(self) -> None:
+        told = self.revision()
+        routers = sorted(self.router()["id"] for _ in range(3))
+        with mock.patch.object(log, "MOST", 3):
+            assert self.since(told) == routers
+            self.router()
+            answer = self.call("GET", f"{SNAPSHOTS}?changed_since={told}")
+            assert answer.status_int == 410
+            assert "too much changed" in answer.text
+            assert self.since(self.revision()) == []
+
     def test_numbers_are_never_used_again(self) -> None:
         self.router()
         last = self.log()[-1].id

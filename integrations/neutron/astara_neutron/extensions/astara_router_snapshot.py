@@ -48,7 +48,8 @@ class Controller:
         try:
             page, revision, more = snapshot.listed(request.context, told, limit, marker, fields or set(snapshot.PARTS))
         except log.UnknownRevisionError:
-            raise web.gone(f"changed_since: {told} is not known here any more, or never was; list everything") from None
+            text = f"changed_since: {told} is not known here any more, never was, or too much changed since"
+            raise web.gone(f"{text}; list everything") from None
         answer: dict[str, Any] = {_KEY: page, "revision": revision}
         if more is not None:
             rest = [(name, value) for name, value in query if name != "marker"]
