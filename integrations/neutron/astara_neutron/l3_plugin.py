@@ -11,8 +11,6 @@ from typing import Any, ClassVar
 
 from neutron.db import (
     dns_db,
-    extraroute_db,
-    l3_extra_gws_db,
     l3_fip_pools_db,
     l3_fip_port_details,
     l3_fip_qos,
@@ -50,6 +48,7 @@ from neutron_lib.services import base
 from oslo_config import cfg
 
 from . import driver_controller, options
+from .member_actions import CheckedGateways, CheckedRoutes
 from .silence import Nobody
 
 _OWN = "neutron.extensions"
@@ -68,7 +67,7 @@ def _known(definitions: Iterable[str]) -> Iterator[str]:
 @resource_extend.has_resource_extenders
 class AstaraRouterPlugin(
     base.ServicePluginBase,
-    extraroute_db.ExtraRoute_dbonly_mixin,
+    CheckedRoutes,
     l3_gwmode_db.L3_NAT_db_mixin,
     dns_db.DNSDbMixin,
     l3_fip_port_details.Fip_port_details_db_mixin,
@@ -76,7 +75,7 @@ class AstaraRouterPlugin(
     l3_fip_qos.FloatingQoSDbMixin,
     l3_gateway_ip_qos.L3_gw_ip_qos_db_mixin,
     l3_fip_pools_db.FloatingIPPoolsMixin,
-    l3_extra_gws_db.ExtraGatewaysDbOnlyMixin,
+    CheckedGateways,
 ):
     """Routers and floating IPs."""
 

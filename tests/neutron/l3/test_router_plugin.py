@@ -128,6 +128,81 @@ class TestHighAvailability(RouterTestCase):
         assert self.wants_ha(self.router(flavor_id=self.flavor(), ha=True))
 
 
+class TestMemberActions(RouterTestCase):
+    """Extra routes and gateways that are added to a router and taken from it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.outside, outside_subnet = self.network("203.0.113.0/24", external=True)
+        self.other, _ = self.network("198.51.100.0/24", external=True)
+        _, subnet = self.network("10.0.0.0/24")
+        self.fixed = {"subnet_id": outside_subnet["id"]}
+        self.one = self.router(external_gateway_info={"network_id": self.outside["id"]})
+        self.done("PUT", f"/routers/{self.one['id']}/add_router_interface", {"subnet_id": subnet["id"]})
+
+    def refused(self, action: str, body: Any, *words: str) -> None:
+        """400 with words, and the router is as it was."""
+        before = self.shown("router", self.one)
+        answer = self.call("PUT", f"/routers/{self.one['id']}/{action}", body)
+        assert answer.status_int == 400, f"{action} {body}: {answer.text}"
+        for word in words:
+            assert word in answer.json["NeutronError"]["message"], f"{action} {body}: {answer.text}"
+        assert self.shown("router", self.one) == before
+
+    def gateways(self, action: str, *networks: Json) -> list[str]:
+        """Networks of the gateways after a change."""
+        body = {"router": {"external_gateways": [{"network_id": one["id"]} for one in networks]}}
+        self.done("PUT", f"/routers/{self.one['id']}/{action}", body)
+        return [one["network_id"] for one in self.shown("router", self.one)["external_gateways"]]
+
+    def test_gateways_come_and_go(self) -> None:
+        outside, other = self.outside["id"], self.other["id"]
+        assert sorted(self.gateways("add_external_gateways", self.other)) == sorted([outside, other])
+        assert self.gateways("remove_external_gateways", self.other) == [outside]
+        assert self.gateways("update_external_gateways", self.other) == [other]
+
+    def test_a_floating_ip_of_the_second_network_finds_the_router(self) -> None:
+        self.gateways("add_external_gateways", self.other)
+        network, inside = self.network("10.1.0.0/24")
+        self.done("PUT", f"/routers/{self.one['id']}/add_router_interface", {"subnet_id": inside["id"]})
+        port = self.made("port", network_id=network["id"])
+        made = self.made("floatingip", floating_network_id=self.other["id"], port_id=port["id"])
+        assert made["router_id"] == self.one["id"]
+
+    def test_bodies_without_what_they_are_for_are_refused(self) -> None:
+        for actions, field, wrong in (
+            (("add_extraroutes", "remove_extraroutes"), "routes", (None, "x", 7, {}, [7], ["x"])),
+            # Where these are no objects, Neutron's policy fails before anybody is asked.
+            (("add_external_gateways", "update_external_gateways", "remove_external_gateways"), "external_gateways",
+             (None, {})),
+        ):  # fmt: skip
+            for action in actions:
+                self.refused(action, {}, "router", field)
+                self.refused(action, {"router": {}}, field)
+                for value in wrong:
+                    self.refused(action, {"router": {field: value}}, field)
+
+    def test_routes_that_are_none_are_refused(self) -> None:
+        for route in ({"destination": "x", "nexthop": "10.0.0.9"}, {"destination": "192.0.2.0/24"}, {"nexthop": "a"}):
+            for action in ("add_extraroutes", "remove_extraroutes"):
+                self.refused(action, {"router": {"routes": [route]}}, "routes")
+
+    def test_gateways_that_the_router_has_not_are_refused(self) -> None:
+        elsewhere = {"network_id": self.other["id"]}
+        self.refused("remove_external_gateways", {"router": {"external_gateways": [elsewhere]}}, "network_id")
+        named = {"network_id": self.outside["id"], "external_fixed_ips": [{"ip_address": "203.0.113.77"}]}
+        self.refused("remove_external_gateways", {"router": {"external_gateways": [named]}}, "external_fixed_ips")
+        self.done("PUT", f"/routers/{self.one['id']}", {"router": {"external_gateway_info": None}})
+        self.refused("remove_external_gateways", {"router": {"external_gateways": [elsewhere]}}, "external_gateways")
+
+    def test_gateways_without_what_they_are_known_by_are_refused(self) -> None:
+        for action in ("add_external_gateways", "update_external_gateways", "remove_external_gateways"):
+            self.refused(action, {"router": {"external_gateways": [{}]}}, "external_gateways[0].network_id")
+            unnamed = {"network_id": self.outside["id"], "external_fixed_ips": [self.fixed]}
+            body = {"router": {"external_gateways": [unnamed]}}
+            self.refused(action, body, "external_gateways[0].external_fixed_ips", "ip_address")
+
+
 class TestZones(RouterTestCase):
     def setUp(self) -> None:
         super().setUp()
