@@ -11,7 +11,7 @@ from .backend import BackendError
 from .boot import BootData
 from .linux import netfilter, ruleset, sysctl
 from .linux.links import Links
-from .linux.rtnetlink import Route, Rtnetlink
+from .linux.rtnetlink import ANY, MAIN, MANAGEMENT, Route, Rtnetlink
 from .store import StoreError, read_facts
 
 
@@ -32,7 +32,9 @@ async def _facts(boot: BootData, state_dir: Path, runtime_dir: Path) -> dict[str
     try:
         await links.open()
         interfaces = await _interfaces(links, rtnetlink, applied.get("interfaces", {}))
-        routes = [_route(route, links) for route in sorted(await rtnetlink.routes(), key=str)]
+        known = sorted(await rtnetlink.routes(ANY), key=str)
+        routes = [_route(route, links) for route in known if route.table == MAIN]
+        uplinks = [_route(route, links) for route in known if route.table not in (MAIN, MANAGEMENT)]
     finally:
         links.close()
         rtnetlink.close()
@@ -47,6 +49,7 @@ async def _facts(boot: BootData, state_dir: Path, runtime_dir: Path) -> dict[str
         "interfaces": interfaces,
         "forwarding_v6": sysctl.is_forwarding_v6(),
         "routes": routes,
+        "uplinks": uplinks,
         "floating_ips": [
             {"floating_ip": item["floating_ip"], "fixed_ip": item["fixed_ip"]}
             for item in configuration.get("floating_ips", ())
@@ -130,6 +133,7 @@ def _text(facts: dict[str, Any]) -> str:
         lines += [f"            {address}" for address in one["addresses"]]
     for title, rows in (
         ("routes", [_route_text(route) for route in facts["routes"]]),
+        ("uplinks", [_route_text(route) for route in facts["uplinks"]]),
         ("floating IPs", [f"{one['floating_ip']} = {one['fixed_ip']}" for one in facts["floating_ips"]]),
         ("DHCP", [f"{one['ifname']} {', '.join(one['subnets'])}: {one['hosts']} hosts" for one in facts["dhcp"]]),
         ("daemons", [f"{one['name']} {one['pid'] or 'does not run'}" for one in facts["daemons"]]),

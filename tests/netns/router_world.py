@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,6 +90,15 @@ def routes(machine: Machine) -> set[str]:
     text = machine.vm.ip("-4", "-o", "route", "show", "proto", "170")
     text += machine.vm.ip("-6", "-o", "route", "show", "proto", "170")
     return {re.sub(r" (proto 170|metric 512|pref medium)", "", line).strip() for line in text.splitlines()}
+
+
+def show(machine: Machine, *words: str) -> str:
+    """What `astara-appliance show` prints."""
+    return machine.vm.run(
+        *(sys.executable, "-m", "astara_appliance", "show", "--boot-file", str(machine.root / "boot.json")),
+        *("--state-dir", str(machine.root / "state"), "--runtime-dir", str(machine.root / "run")),
+        *words,
+    ).stdout
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from router_world import (
     no_kernel_event,
     plugged,
     routes,
+    show,
     tenant,
     upstream,
     wanted,
@@ -326,11 +327,3 @@ async def test_show_prints_what_runs(appliance: Machine) -> None:
     # It is for when the agent does not work, too.
     appliance.stop(signal.SIGKILL)
     assert "v1:shown" in show(appliance)
-
-
-def show(machine: Machine, *words: str) -> str:
-    return machine.vm.run(
-        *(sys.executable, "-m", "astara_appliance", "show", "--boot-file", str(machine.root / "boot.json")),
-        *("--state-dir", str(machine.root / "state"), "--runtime-dir", str(machine.root / "run")),
-        *words,
-    ).stdout

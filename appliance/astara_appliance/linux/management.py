@@ -23,9 +23,8 @@ from .rtnetlink import (
     add_address,
     address_of,
     put_route,
-    rule_for_own,
-    rules_for_local_v4,
 )
+from .rules import rule_for_own, rules_for_local_v4
 
 
 async def set_up(boot: BootData, links: Links, rtnetlink: Rtnetlink) -> None:

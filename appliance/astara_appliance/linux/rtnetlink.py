@@ -29,6 +29,9 @@ MAIN = 254
 MANAGEMENT = 170
 """The routing table that only the appliance's own packets to and from the management network follow."""
 
+ANY = 0
+"""All routing tables, where routes are asked for."""
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -36,7 +39,6 @@ _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
-_RULE = struct.Struct("=BBBBBxxBI")
 _NEXTHOP = struct.Struct("=HBBi")
 _NEIGHBOUR = struct.Struct("=BBHiHBB")
 _NUMBER = struct.Struct("=I")
@@ -49,13 +51,10 @@ _NEWNEIGH, _GETNEIGH = 28, 30
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400
 _INTERRUPTED, _CAPPED, _TOLD = 0x10, 0x100, 0x200
-_NEWRULE, _DELRULE = 32, 33
 _NODAD, _NOPREFIXROUTE = 0x02, 0x200
 _LINK_SCOPE, _UNICAST, _ONLINK = 253, 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _TO_TABLE = 1, 2, 3, 6, 1
-_TO_PRIORITY, _LOCAL_PRIORITY, _FROM_PRIORITY, _LOCAL = 900, 950, 1000, 255
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 5, 6, 9
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 6, 9, 15
 _NDA_DST, _INCOMPLETE, _FAILED = 1, 0x01, 0x20
 
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
@@ -145,38 +144,8 @@ def put_route(route: Route) -> Request:
 
 def remove_route(route: Route) -> Request:
     """Remove the route of ours to this destination; one that is gone is no error."""
-    body = _route_body(Route(route.destination, route.length, frozenset()))
+    body = _route_body(Route(route.destination, route.length, frozenset(), route.table))
     return Request(_DELROUTE, 0, body, f"remove the route to {route}", (errno.ESRCH, errno.ENODEV))
-
-
-def rule_for_own(address: bytes, *, is_source: bool) -> Request:
-    """Have the appliance's own packets from (or to) an address follow the management table."""
-    family, length = _FAMILIES[len(address)], 8 * len(address)
-    head = _RULE.pack(family, 0 if is_source else length, length if is_source else 0, 0, MANAGEMENT, _TO_TABLE, 0)
-    body = (
-        head
-        + attribute(_FRA_SRC if is_source else _FRA_DST, address)
-        # What no interface brought is the machine's own.
-        + attribute(_FRA_IIFNAME, b"lo\0")
-        + attribute(_FRA_PRIORITY, _NUMBER.pack(_FROM_PRIORITY if is_source else _TO_PRIORITY))
-    )
-    return Request(_NEWRULE, _CREATE | _EXCL, body, "route the management network apart", (errno.EEXIST,))
-
-
-def rules_for_local_v4() -> list[Request]:
-    """Have the machine's own IPv4 addresses looked up behind the rules for the packets *to* an address.
-
-    The kernel looks them up first of all, also for a socket that is bound to another interface (IPv6 does not).
-    """
-    requests = []
-    for kind, priority, flags, ignored in (
-        (_NEWRULE, _LOCAL_PRIORITY, _CREATE | _EXCL, errno.EEXIST),
-        (_DELRULE, 0, 0, errno.ENOENT),
-    ):
-        body = _RULE.pack(socket.AF_INET, 0, 0, 0, _LOCAL, _TO_TABLE, 0)
-        body += attribute(_FRA_PRIORITY, _NUMBER.pack(priority))
-        requests.append(Request(kind, flags, body, "look up local addresses later", (ignored,)))
-    return requests
 
 
 class Rtnetlink:
@@ -212,7 +181,7 @@ class Rtnetlink:
             return await _in_thread(self._addresses)
 
     async def routes(self, table: int = MAIN) -> set[Route]:
-        """The routes of ours in a table."""
+        """The routes of ours in a table, or in `ANY`."""
         async with self._turn:
             return await _in_thread(self._routes, table)
 
@@ -295,9 +264,12 @@ class Rtnetlink:
         found = set()
         for family in (socket.AF_INET, socket.AF_INET6):
             for kind, body in self._dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, wanted, PROTOCOL, 0, 0, 0)):
-                _, length, _, _, table, protocol, _, _, flags = _ROUTE.unpack_from(body)
-                if kind == _NEWROUTE and table == wanted and protocol == PROTOCOL:
-                    found.add(_route(family, length, flags, table, dict(attributes(body, _ROUTE.size))))
+                _, length, _, _, _, protocol, _, _, flags = _ROUTE.unpack_from(body)
+                values = dict(attributes(body, _ROUTE.size))
+                # The head's number of a table has one byte.
+                table = _NUMBER.unpack(values[_RTA_TABLE])[0] if _RTA_TABLE in values else MAIN
+                if kind == _NEWROUTE and wanted in (table, ANY) and protocol == PROTOCOL:
+                    found.add(_route(family, length, flags, table, values))
         return found
 
     def _has_neighbour(self, nexthop: Nexthop) -> bool:
@@ -360,7 +332,7 @@ def _address_body(address: Address) -> bytes:
 def _route_body(route: Route) -> bytes:
     family = _FAMILIES[len(route.destination)]
     flags = scope = 0
-    packed = attribute(_RTA_PRIORITY, _NUMBER.pack(METRIC))
+    packed = attribute(_RTA_PRIORITY, _NUMBER.pack(METRIC)) + attribute(_RTA_TABLE, _NUMBER.pack(route.table))
     if route.length:
         packed += attribute(_RTA_DST, route.destination)
     if len(route.nexthops) == 1:
@@ -373,7 +345,7 @@ def _route_body(route: Route) -> bytes:
         packed += attribute(_RTA_OIF, _SIGNED.pack(nexthop.ifindex))
     elif route.nexthops:
         packed += attribute(_RTA_MULTIPATH, b"".join(map(_nexthop_body, sorted(route.nexthops))))
-    return _ROUTE.pack(family, route.length, 0, 0, route.table, PROTOCOL, scope, _UNICAST, flags) + packed
+    return _ROUTE.pack(family, route.length, 0, 0, 0, PROTOCOL, scope, _UNICAST, flags) + packed
 
 
 def _nexthop_body(nexthop: Nexthop) -> bytes:

@@ -50,6 +50,8 @@ table inet astara {
 	map masks { type ifname : ipv4_addr; }
 	map metadata4 { type ifname : ipv4_addr . inet_service; }
 	map metadata6 { type ifname : ipv6_addr . inet_service; }
+	map uplinks { type ifname : mark; }
+	map speakers { type ipv4_addr : mark; }
 
 	chain input {
 		type filter hook input priority filter; policy drop;
@@ -114,6 +116,21 @@ table inet astara {
 		iifname @external oifname @internal ct status dnat accept
 		iifname @external oifname @internal meta nfproto ipv6 accept
 		iifname @external oifname @internal ip daddr @routed accept
+	}
+	chain keep_uplink {
+		# Each connection keeps to the uplink by which it began; the mark says which (services.uplinks).
+		type filter hook prerouting priority mangle; policy accept;
+		iifname @external ct state new ct mark set iifname map @uplinks
+		iifname @internal ct state new meta mark set ip saddr map @speakers
+		iifname @internal ct mark != 0 meta mark set ct mark
+	}
+	chain keep_own_uplink {
+		type route hook output priority mangle; policy accept;
+		ct direction reply ct mark != 0 meta mark set ct mark
+	}
+	chain take_uplink {
+		type filter hook postrouting priority mangle; policy accept;
+		iifname @internal ct state new ct mark set oifname map @uplinks
 	}
 	chain helping {
 		# Behind connection tracking, before translation, which makes room for what a helper rewrites.
@@ -298,6 +315,9 @@ def _elements(state: State) -> Elements:
         "masks": {_quoted(item["out"]): item["address"] for item in state.get("masks", ())},
         **_metadata(state.get("metadata", ())),
         **_limited(state.get("rate_limits", ())),
+        "uplinks": {_quoted(item["ifname"]): str(item["mark"]) for item in state.get("uplinks", ())},
+        # As in `floating_out`, the first of several counts.
+        "speakers": {item["address"]: str(item["mark"]) for item in reversed(state.get("speakers", ()))},
     }
 
 

@@ -12,6 +12,7 @@ from ..fields import version_of
 from ..models import Configuration, Network
 from .base import RecordedService
 from .metadata_proxy import listeners
+from .uplinks import uplinks
 
 
 class Firewall(RecordedService):
@@ -26,7 +27,8 @@ class Firewall(RecordedService):
         `masks` gives the address behind which what leaves on an interface hides, unless it has a floating IP: on the
         external side none without `enable_snat`; on the internal side it is for those who call a floating IP of their
         own router. `routed` are the subnets that may be called from the external side by their own addresses. From the
-        `guarded` interfaces only `published` IPv6 addresses are reached.
+        `guarded` interfaces only `published` IPv6 addresses are reached. Connections keep to one of the `uplinks`;
+        `speakers` are the addresses whose floating IP says which.
         """
         external = configuration.networks_of("external")
         internal = configuration.networks_of("internal")
@@ -35,6 +37,8 @@ class Firewall(RecordedService):
         masks = {ifname: address for ifname, address in own.items() if address and configuration.enable_snat}
         masks |= {self._names.of(network.interface): outside for network in internal if outside}
         gateways = (configuration.default_v4_gateway, configuration.default_v6_gateway)
+        ways = uplinks(configuration, self._names)
+        marks = {way.network_id: way.mark for way in ways}
         return {
             "management": {"addresses": list(self._boot.listen_addresses), "port": self._boot.api_port},
             "forward": configuration.admin_state_up and bool(configuration.networks),
@@ -70,6 +74,12 @@ class Firewall(RecordedService):
             "guarded": [] if configuration.ndp_proxies is None else list(own),
             "published": configuration.ndp_proxies or [],
             "helpers": [helper.model_dump() for helper in configuration.conntrack_helpers],
+            "uplinks": [{"ifname": way.ifname, "mark": way.mark} for way in ways],
+            "speakers": [
+                {"address": item.fixed_ip, "mark": marks[item.network_id]}
+                for item in configuration.floating_ips
+                if item.network_id in marks
+            ],
         }
 
     def _metadata(self, configuration: Configuration) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from ..interfaces import InterfaceNames
 from ..models import Configuration, Network
 from ..validation import FieldError
 from .base import RecordedService
+from .uplinks import uplinks
 
 _DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 
@@ -56,7 +57,7 @@ class Routes(RecordedService):
         return errors
 
     def render(self, configuration: Configuration) -> State:
-        """Default routes of both families, the extra routes, and the subnets' host routes."""
+        """Default routes of both families, the extra routes, and the subnets' host routes; and those of `uplinks`."""
         if not configuration.networks:
             return {}
         connected = _connected(configuration, self._names)
@@ -94,6 +95,12 @@ class Routes(RecordedService):
                 if network.network_type != "management"
             ],
             "routes": [route for group in chosen.values() for route in group],
+            "uplinks": [
+                {**route, "mark": uplink.mark}
+                for uplink in uplinks(configuration, self._names)
+                for gateway in uplink.gateways
+                for route in _route(_DEFAULTS[version_of(gateway)], gateway, connected, [uplink.ifname])
+            ],
         }
 
 
