@@ -118,19 +118,20 @@ table inet astara {
 		iifname @external oifname @internal ip daddr @routed accept
 	}
 	chain keep_uplink {
-		# Each connection keeps to the uplink by which it began; the mark says which (services.uplinks).
+		# Each connection keeps to the uplink by which it began; the mark says which (services.uplinks). What most packets
+		# are not is asked first.
 		type filter hook prerouting priority mangle; policy accept;
-		iifname @external ct state new ct mark set iifname map @uplinks
-		iifname @internal ct state new meta mark set ip saddr map @speakers
-		iifname @internal ct mark != 0 meta mark set ct mark
+		ct state new iifname @external ct mark set iifname map @uplinks
+		ct state new iifname @internal meta mark set ip saddr map @speakers
+		ct mark != 0 iifname @internal meta mark set ct mark
 	}
 	chain keep_own_uplink {
 		type route hook output priority mangle; policy accept;
-		ct direction reply ct mark != 0 meta mark set ct mark
+		ct mark != 0 ct direction reply meta mark set ct mark
 	}
 	chain take_uplink {
 		type filter hook postrouting priority mangle; policy accept;
-		iifname @internal ct state new ct mark set oifname map @uplinks
+		ct state new iifname @internal ct mark set oifname map @uplinks
 	}
 	chain helping {
 		# Behind connection tracking, before translation, which makes room for what a helper rewrites.
