@@ -118,8 +118,8 @@ table inet astara {
 		iifname @external oifname @internal ip daddr @routed accept
 	}
 	chain keep_uplink {
-		# Each connection keeps to the uplink by which it began; the mark says which (services.uplinks). What most packets
-		# are not is asked first.
+		# Each connection keeps to the uplink by which it began; the mark says which (services.uplinks).
+		# What most packets are not is asked first.
 		type filter hook prerouting priority mangle; policy accept;
 		ct state new iifname @external ct mark set iifname map @uplinks
 		ct state new iifname @internal meta mark set ip saddr map @speakers
