@@ -13,6 +13,7 @@ put sysusers.d/astara.conf /etc/sysusers.d/astara.conf
 put tmpfiles.d/astara.conf /etc/tmpfiles.d/astara.conf
 put modules-load.d/astara.conf /etc/modules-load.d/astara.conf
 put sysctl.d/60-astara.conf /etc/sysctl.d/60-astara.conf
+put network/10-astara.link /etc/systemd/network/10-astara.link
 put cloud.cfg.d/99-astara.cfg /etc/cloud/cloud.cfg.d/99-astara.cfg
 
 if [ -z "$root" ]; then

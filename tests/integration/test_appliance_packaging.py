@@ -16,6 +16,7 @@ def test_everything_is_copied_below_the_given_root_and_systemd_accepts_its_unit(
         "etc/modules-load.d/astara.conf",
         "etc/sysctl.d/60-astara.conf",
         "etc/systemd/system/astara-appliance.service",
+        "etc/systemd/network/10-astara.link",
         "etc/sysusers.d/astara.conf",
         "etc/tmpfiles.d/astara.conf",
     }

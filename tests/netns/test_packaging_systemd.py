@@ -118,7 +118,7 @@ async def test_the_unit_is_active_unprivileged_and_heard_on_management_alone(boo
     assert booted.run("systemctl", "is-enabled", "bird", check=False).stdout.strip() == "disabled"
     assert booted.run("systemctl", "is-active", "bird", check=False).stdout.strip() == "inactive"
     agent = status_of(booted, booted.unit("MainPID"))
-    user = booted.run("id", "-u", "astara").stdout.strip()
+    user = booted.run("id", "-u", "astara-agent").stdout.strip()
     assert agent["Uid"].split() == [user] * 4
     assert {agent[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {THREE}
     assert (agent["NoNewPrivs"], agent["Seccomp"]) == ("1", "2")
@@ -158,7 +158,7 @@ async def test_a_push_configures_the_kernel_and_the_daemons_and_packets_pass(
     ask = ("curl", "-s", "--max-time", "5", "-o", "/dev/null", "-w", "%{http_code}", "http://169.254.169.254/")
     assert host.run(*ask, check=False).stdout.startswith("50")
     assert (await booted.until(lambda status: status["v4"] and status["v6"]))["digest"] == "v1:all"
-    user = booted.run("id", "-u", "astara").stdout.strip()
+    user = booted.run("id", "-u", "astara-agent").stdout.strip()
     running = daemons(booted)
     assert running
     for pid in running.values():
