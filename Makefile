@@ -26,7 +26,7 @@ SERVICES := health metadata notifier rpcapi scheduler worker
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help programs up demo down test test-neutron test-neutron-reference test-ovn test-openstack test-kubernetes chart bench lint format docs protos grpcurl install images clean
+.PHONY: help programs up demo down test test-neutron test-neutron-reference test-ovn test-openstack test-kubernetes chart bench lint format docs protos grpcurl install images appliance-image test-appliance-image clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ test-kubernetes: programs $(GRPCURL) ## a real Kubernetes (../shared/kubernetes)
 	@$(BIN)/python tests/chart/chart_clients.py
 	@$(BIN)/pytest tests/kubernetes --timeout 1800
 
+test-appliance-image: programs ## boot the appliance's image in a virtual machine, and send packets through it (root; builds the image when it is old)
+	@$(BIN)/pytest tests/appliance_image --timeout 3600
+
 chart: $(READY) ## lint, render and validate helm/astara with both majors of helm, for Kubernetes 1.28 to 1.37
 	@$(BIN)/python tests/chart/chart_clients.py
 	@$(BIN)/pytest tests/chart
@@ -128,6 +131,9 @@ images: ## build an image of each service; BASE= REGISTRY= TAG= BUILDER=buildah|
 			-t $(REGISTRY)/astara-$$service:$(TAG) -f services/$$service/Dockerfile . || exit 1; \
 	done
 	@$(BUILDER) images --filter 'reference=$(REGISTRY)/astara-*:$(TAG)'
+
+appliance-image: ## build build/astara-appliance.qcow2, the image that Nova boots as a router (root, Debian 12)
+	@PYTHON=$(PYTHON) appliance/build-image.sh build/astara-appliance.qcow2
 
 clean: ## remove everything that was built or installed here (ends the lab first)
 	@$(MAKE) --no-print-directory down

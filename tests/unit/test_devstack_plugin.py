@@ -39,8 +39,9 @@ class DevStack:
         for file in (self.neutron_conf, self.nova_conf, self.calls):
             file.touch()
         self._program("openstack", f'exec {sys.executable} {STUBS}/openstack.py "$@"')
-        for name in ("neutron-db-manage", "pip", "disk-image-create"):
+        for name in ("neutron-db-manage", "pip"):
             self._program(name, f'echo {name} "$@" >>"$CALLS"')
+        self.builder('echo image >"$5"')
         self._environment = {
             "PATH": f"{folder}/bin:{os.environ['PATH']}", "HOME": str(folder), "STUBS": str(STUBS),
             "PYTHON": sys.executable, "CALLS": str(self.calls), "STATE": str(folder / "state"),
@@ -74,6 +75,11 @@ class DevStack:
         """The calls that begin so."""
         return [line for line in self.calls.read_text().splitlines() if line.startswith(beginning)]
 
+    def builder(self, line: str) -> None:
+        """What stands for diskimage-builder does this, and notes how it was called."""
+        note = 'echo "disk-image-create $ELEMENTS_PATH $*" >>"$CALLS"'
+        self._program("disk-image-create", f"{note}\n{line}")
+
     def _program(self, name: str, line: str) -> None:
         path = self.folder / "bin" / name
         path.write_text(f"#!/bin/bash\n{line}\n")
@@ -99,7 +105,7 @@ def test_the_scripts_are_clean() -> None:
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
-        ({}, "There is no official image of the appliance: set ASTARA_APPLIANCE_IMAGE_URL"),
+        ({}, "No image of the appliance is named: set ASTARA_APPLIANCE_IMAGE_URL"),
         ({**IMAGE, "BUILD_ASTARA_APPLIANCE_IMAGE": "True"}, "choose one"),
         ({**IMAGE, "ASTARA_APPLIANCE_REPO": "https://git.example.org/a"}, "is for BUILD_ASTARA_APPLIANCE_IMAGE=True"),
         ({**IMAGE, "ENABLED_SERVICES": "astara"}, "it needs Nova"),
@@ -235,7 +241,39 @@ def test_an_image_is_built_from_the_elements_of_a_checkout(devstack: DevStack) -
     assert "has no appliance/elements" in done.stderr
     elements.mkdir(parents=True)
     devstack.stack(**build)
-    assert devstack.said("disk-image-create")
+    assert f"pip install -q -r {elements}/requirements.txt" in devstack.said("pip")
+    image, log = devstack.folder / "files/astara-appliance.qcow2", devstack.folder / "files/astara-appliance.log"
+    words = f"{elements} -n --logfile {log} -o {image} block-device-mbr astara-appliance"
+    assert devstack.said("disk-image-create") == [f"disk-image-create {words}"]
+    assert [line for line in devstack.said("openstack") if "image create" in line and f"--file {image}" in line]
+
+
+@pytest.mark.parametrize("builder", ["exit 3", "exit 0"])
+def test_an_image_that_cannot_be_built_ends_the_run_with_the_place_of_its_log(devstack: DevStack, builder: str) -> None:
+    devstack.builder(builder)
+    # What an earlier run left does not count.
+    (devstack.folder / "files/astara-appliance.qcow2").write_text("old")
+    done = devstack.run("stack", "extra", check=False, BUILD_ASTARA_APPLIANCE_IMAGE="True")
+    assert done.returncode == 1
+    assert f"see {devstack.folder}/files/astara-appliance.log" in done.stderr
+    assert not [line for line in devstack.said("openstack") if "image create" in line]
+
+
+def test_the_elements_of_this_checkout_are_whole() -> None:
+    element = ROOT / "appliance/elements/astara-appliance"
+    scripts = [path for path in element.glob("*.d/*") if path.parent.name != "environment.d"]
+    assert scripts
+    # diskimage-builder leaves out what cannot be executed, and says nothing.
+    assert [path.name for path in scripts if not os.access(path, os.X_OK)] == []
+    program = shutil.which("shellcheck")
+    assert program is not None, "apt-get install shellcheck"
+    scripts += (ROOT / "appliance").glob("*.sh")
+    scripts += (ROOT / "appliance/packaging").glob("*.sh")
+    done = subprocess.run([program, *scripts], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == ""
+    bash = [program, "-s", "bash", *element.glob("environment.d/*")]
+    done = subprocess.run(bash, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == ""
 
 
 def test_sources_of_the_appliance_are_cloned_where_a_repository_is_named(devstack: DevStack) -> None:
