@@ -65,12 +65,14 @@ class CheckedGateways(l3_extra_gws_db.ExtraGatewaysDbOnlyMixin):
             return super().remove_external_gateways(context, router_id, body)
 
 
-def _listed(body: Any, field: str) -> list[Any]:
-    """The field of a body's router, which is to be a list. WrongBodyError."""
+def _listed(body: Any, field: str, empty: tuple[Any, ...] = ()) -> list[Any]:
+    """The field of a body's router, which is to be a list, or one of what stands for an empty one. WrongBodyError."""
     router = body.get(l3.ROUTER) if isinstance(body, dict) else None
     if not isinstance(router, dict):
         raise WrongBodyError(field=l3.ROUTER, why=f'an object with "{field}" is expected')
     value = router.get(field)
+    if value in empty:
+        return []
     if not isinstance(value, list):
         raise WrongBodyError(field=field, why="a list is expected")
     return value
@@ -88,8 +90,11 @@ def _check_routes(body: Any) -> None:
 
 
 def _check_gateways(context: Any, router_id: str, body: Any) -> None:
-    """Where a router has gateways on a network, Neutron knows them by their addresses alone."""
-    for index, gateway in enumerate(_listed(body, _GATEWAYS)):
+    """Where a router has gateways on a network, Neutron knows them by their addresses alone.
+
+    Of no gateways, the openstack client's `router unset` makes an empty object, and Neutron an empty list.
+    """
+    for index, gateway in enumerate(_listed(body, _GATEWAYS, empty=({},))):
         where = f"{_GATEWAYS}[{index}]"
         _check(where, gateway, l3.EXTERNAL_GW_INFO)
         network_id = gateway.get("network_id") if gateway else None

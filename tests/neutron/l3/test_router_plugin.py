@@ -161,6 +161,12 @@ class TestMemberActions(RouterTestCase):
         assert self.gateways("remove_external_gateways", self.other) == [outside]
         assert self.gateways("update_external_gateways", self.other) == [other]
 
+    def test_no_gateways_are_taken_away_as_the_openstack_client_does_before_it_unsets_anything(self) -> None:
+        body = {"router": {"external_gateways": {}}}
+        self.done("PUT", f"/routers/{self.one['id']}/remove_external_gateways", body)
+        kept = self.shown("router", self.one)["external_gateways"]
+        assert [one["network_id"] for one in kept] == [self.outside["id"]]
+
     def test_a_floating_ip_of_the_second_network_finds_the_router(self) -> None:
         self.gateways("add_external_gateways", self.other)
         network, inside = self.network("10.1.0.0/24")
@@ -174,7 +180,7 @@ class TestMemberActions(RouterTestCase):
             (("add_extraroutes", "remove_extraroutes"), "routes", (None, "x", 7, {}, [7], ["x"])),
             # Where these are no objects, Neutron's policy fails before anybody is asked.
             (("add_external_gateways", "update_external_gateways", "remove_external_gateways"), "external_gateways",
-             (None, {})),
+             (None, "")),
         ):  # fmt: skip
             for action in actions:
                 self.refused(action, {}, "router", field)
