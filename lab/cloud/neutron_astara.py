@@ -201,6 +201,6 @@ def _number(asked: dict[str, str], name: str, otherwise: int) -> int:
     text = asked.get(name)
     if text is None:
         return otherwise
-    if not text.isdigit():
+    if not text.isdecimal():
         raise CloudError(400, "HTTPBadRequest", f"{name}: a number is expected")
     return int(text)

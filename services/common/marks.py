@@ -23,6 +23,7 @@ META_TLS = "astara_tls"
 
 _PREFIX = "astara"
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SLOT = re.compile(r"[0-9]{1,4}")
 
 
 def shard_of(tenant_id: str) -> int:
@@ -51,7 +52,10 @@ class PortMark:
     def parse(cls, description: str | None) -> "PortMark | None":
         """Read a description; None when it is not a mark of any Astara deployment."""
         parts = (description or "").split(":")
-        if len(parts) != 5 or parts[0] != _PREFIX or parts[4] not in (MANAGEMENT, SERVICE) or not parts[3].isdigit():
+        if len(parts) != 5 or parts[0] != _PREFIX or parts[4] not in (MANAGEMENT, SERVICE):
+            return None
+        # Where the plugin is not, any tenant writes any description: nothing in one may be an error.
+        if not _SLOT.fullmatch(parts[3]):
             return None
         return cls(parts[1], parts[2], int(parts[3]), parts[4])
 
@@ -90,7 +94,7 @@ class ServerMark:
         facts = metadata or {}
         deployment, resource = facts.get(META_DEPLOYMENT), facts.get(META_RESOURCE)
         slot = facts.get(META_SLOT, "0")
-        if not deployment or not resource or not slot.isdigit():
+        if not deployment or not resource or not _SLOT.fullmatch(slot):
             return None
         return cls(
             deployment, resource, int(slot), facts.get(META_BOOT, ""), facts.get(META_OPERATION, ""), META_TLS in facts

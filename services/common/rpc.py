@@ -14,6 +14,7 @@ Certificates are renewed without a restart: servers look at the files at each ha
 import asyncio
 import ipaddress
 import json
+import re
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -70,7 +71,7 @@ def split_address(address: str) -> tuple[str, int]:
     """Host and port of `host:port` or `[v6]:port`; SettingsError when it is neither."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 <= int(port) <= 65535:
         msg = f"{address!r} is not host:port (IPv6 in brackets)"
         raise SettingsError(msg)
     if ":" in host or not host.strip("0123456789."):

@@ -274,6 +274,8 @@ async def test_servers_and_ports_that_nobody_needs_are_found(
     port = (await service.call("POST", "/ports", {"port": stray}))["port"]["id"]
     foreign = {"network_id": management, "description": PortMark("other", "gone", 1, "svc").description()}
     await service.call("POST", "/ports", {"port": foreign})
+    # What any tenant may write: a number to some, and to others none.
+    await service.call("POST", "/ports", {"port": foreign | {"description": "astara:astara:gone:²:svc"}})
     await start()
     found = {one.server_id or one.port_id: one.finding for part in await first(ingest) for one in part.instances}
     assert found == {

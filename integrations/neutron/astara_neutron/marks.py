@@ -3,11 +3,14 @@
 The same grammar as everywhere in Astara (docs/contracts.md). Pure functions.
 """
 
+import re
 from dataclasses import dataclass
 
 MANAGEMENT = "mgt"
 SERVICE = "svc"
 PREFIX = "astara:"
+
+_SLOT = re.compile(r"[0-9]{1,4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,11 @@ class PortMark:
 def parse(description: str | None) -> PortMark | None:
     """Read a description; None when it is not a mark."""
     parts = (description or "").split(":")
-    if len(parts) != 5 or parts[0] != "astara" or parts[4] not in (MANAGEMENT, SERVICE) or not parts[3].isdigit():
+    if (
+        len(parts) != 5
+        or parts[0] != "astara"
+        or parts[4] not in (MANAGEMENT, SERVICE)
+        or not _SLOT.fullmatch(parts[3])
+    ):
         return None
     return PortMark(parts[1], parts[2], int(parts[3]), parts[4])

@@ -22,8 +22,8 @@ _FIELD = "services"
 _TOPIC = "astara:{}"
 _DEPLOYMENT = re.compile(r"[a-z0-9-]{1,16}")
 _BINARY = re.compile(r"astara-[a-z0-9-]{1,64}")
-_USUAL_DEPLOYMENT = "astara"
 _LONGEST_HOST = 255
+_USUAL_DEPLOYMENT = "astara"
 _LONGEST_CONFIGURATIONS = 4095
 _MOST = 1000
 
@@ -109,7 +109,7 @@ def _service(field: str, told: Any) -> Service:
         raise web.WrongField(
             f"{field}.configurations", f"an object of at most {_LONGEST_CONFIGURATIONS} characters of JSON is expected"
         )
-    return Service(binary, host, _time(f"{field}.started_at", told.get("started_at")), configurations)
+    return Service(binary, web.storable(host), _time(f"{field}.started_at", told.get("started_at")), configurations)
 
 
 def _time(field: str, text: Any) -> dt.datetime | None:

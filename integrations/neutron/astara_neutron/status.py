@@ -14,6 +14,7 @@ from neutron_lib.db import api as db_api
 from neutron_lib.db import resource_extend
 from neutron_lib.exceptions import l3 as l3_errors
 from oslo_db import exception as db_exc
+from oslo_utils import uuidutils
 from sqlalchemy import orm
 
 from . import changes, web
@@ -54,8 +55,10 @@ def checked(told: Any) -> Told:
         if not isinstance(wanted, dict):
             raise web.WrongField(f"{_FIELD}.{part}", "an object of ids and statuses is expected")
         for one, status in wanted.items():
+            if not uuidutils.is_uuid_like(one):
+                raise web.WrongField(f"{_FIELD}.{part}", "each key is the id of one")
             _check_status(f"{part}.{one}", status, statuses)
-    return told
+    return told | {"reason": web.storable(told["reason"])} if "reason" in told else told
 
 
 def write(context: Any, router_id: str, told: Told) -> Told:

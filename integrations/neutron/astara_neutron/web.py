@@ -6,6 +6,7 @@ them by one of two ways, depending on its version and pipeline: with the request
 
 import contextvars
 import json
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ MAX_BODY = 4 * 1024 * 1024
 Query = list[tuple[str, str]]
 
 _MOST_DIGITS = 20
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff\U00010000-\U0010ffff]")
 _ACTIONS = ("index", "show", "create", "update", "delete")
 _request: contextvars.ContextVar[Any] = contextvars.ContextVar("request")
 
@@ -48,8 +50,11 @@ def enforce(context: Any, rule: str) -> None:
 
 
 def query() -> Query:
-    """The query of the request that is being answered, in order."""
-    return [(str(key), str(value)) for key, value in _request.get().GET.items()]
+    """The query of the request that is being answered, in order. WrongField."""
+    try:
+        return [(str(key), str(value)) for key, value in _request.get().GET.items()]
+    except UnicodeDecodeError:
+        raise WrongField("query", "UTF-8 is expected") from None
 
 
 def url() -> str:
@@ -69,6 +74,14 @@ def body(name: str) -> Any:
     if not isinstance(found, dict) or set(found) != {name}:
         raise WrongField("body", f'an object with the one key "{name}" is expected')
     return found[name]
+
+
+def storable(text: str) -> str:
+    """A text as Neutron's tables can keep it.
+
+    MariaDB has them with three bytes a character; U+FFFD stands for what needs four, and for what is no character.
+    """
+    return _NOT_STORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def number(field: str, text: str, least: int, most: int) -> int:

@@ -3,6 +3,9 @@
 from typing import ClassVar
 from unittest import mock
 
+from neutron.db import models_v2
+from neutron_lib import context
+from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
 from orchestration_api import OTHER_PROJECT, ROUTER, AstaraTestCase, admin, member
 
@@ -27,6 +30,17 @@ class TestForgedPorts(AstaraTestCase):
         self.service_port(network)
         assert self.call("DELETE", f"/networks/{network['id']}", caller=member()).status == 409
         assert self.call("GET", f"/ports/{made['id']}", caller=member()).status == 200
+
+    def test_a_port_from_before_the_plugin_whose_number_is_none_is_a_port_like_any_other(self) -> None:
+        network = self.network()
+        port = self.made("port", member(), network_id=network["id"])
+        with db_api.CONTEXT_WRITER.using(context.get_admin_context()) as session:
+            row = session.query(models_v2.Port).filter_by(id=port["id"]).one()
+            row.standard_attr.description = "astara:x:y:²:svc"
+        assert self.call("GET", "/astara-router-snapshots").status == 200
+        answer = self.call("PUT", f"/ports/{port['id']}", {"port": {"name": "mine"}}, member())
+        assert answer.status == 200, answer.body
+        assert self.call("DELETE", f"/ports/{port['id']}", caller=member()).status == 204
 
 
 class TestTrunks(AstaraTestCase):

@@ -109,6 +109,10 @@ class TestServices(ServicesTestCase):
         self.load_policy(astara_orchestrator="role:astara_orchestrator")
         assert self.report(WORKER, caller=member(SERVICE_PROJECT, "astara_orchestrator")).status == 200
 
+    def test_what_a_table_could_not_keep_of_a_host_is_replaced(self):
+        assert self.report(HEALTH | {"host": "a💥b"}).status == 200
+        assert [name for _, name in self.agents()] == ["a\ufffdb"]
+
     def test_bad_input_names_the_field_and_changes_nothing(self):
         bad = {
             "services[1]": ["x", None, []],

@@ -196,6 +196,11 @@ class TestWhoAndWhat(StatusTestCase):
         assert "status_reason" not in self.shown()
         assert self.shown(admin())["status_reason"] == "secret"
 
+    def test_what_a_table_could_not_keep_of_a_reason_is_replaced(self):
+        told = self.tell(reason="no 💥 space\0 in \ud800").body["router_status"]
+        assert told["reason"] == "no \ufffd space\ufffd in \ufffd"
+        assert self.shown()["status_reason"] == "no \ufffd space\ufffd in \ufffd"
+
     def test_unknown_routers_are_not_found(self):
         for one in (UNKNOWN, "nonsense"):
             assert self.call("PUT", f"/astara-router-statuses/{one}", {"router_status": {}}).status == 404
@@ -213,14 +218,16 @@ class TestWhoAndWhat(StatusTestCase):
             "router_status.floating_ips": [
                 *({"router_status": {"floating_ips": value}} for value in (None, [], "x")),
                 *({"router_status": {"floating_ips": {floating: value}}} for value in ("ALLOCATING", None, [], 1)),
+                *({"router_status": {"floating_ips": {name: "ACTIVE"}}} for name in ("x", "💥", "\ud800", "")),
             ],
             "router_status.ports": [
                 *({"router_status": {"ports": value}} for value in (None, [], "x")),
                 {"router_status": {"status": "ERROR", "ports": {UNKNOWN: "ERROR"}}},
             ],
         }
-        malformed = self.call("PUT", f"/astara-router-statuses/{self.router['id']}", b"{")
-        assert (malformed.status, "JSON" in malformed.message) == (400, True)
+        for text in (b"{", b"\xff"):
+            malformed = self.call("PUT", f"/astara-router-statuses/{self.router['id']}", text)
+            assert (malformed.status, "JSON" in malformed.message) == (400, True)
         for field, bodies in bad.items():
             for body in bodies:
                 refused = self.call("PUT", f"/astara-router-statuses/{self.router['id']}", body)
