@@ -109,7 +109,7 @@ class Gate:
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         length = headers.get(b"content-length", b"0")
-        if length.isdecimal() and int(length) > self._max_body:
+        if length.isdigit() and int(length) > self._max_body:
             raise self._too_large()
         body = bytearray()
         try:
