@@ -185,9 +185,10 @@ async def test_a_new_router_is_told_and_so_are_ports_on_its_networks(
         )
     )
     await tenant.call("POST", "/ports", {"port": {"network_id": network}})
-    await ingest.until(lambda: bool(ingest.events))
-    event = ingest.events[0]
-    assert (event.kind, event.subject.network_id) == (pb.EVENT_KIND_UPDATE, network)
+    # With the plugin the router's own change may come before it, in an event of its own.
+    await ingest.until(lambda: any(one.subject.network_id == network for one in ingest.events))
+    event = next(one for one in ingest.events if one.subject.network_id == network)
+    assert event.kind == pb.EVENT_KIND_UPDATE
     assert event.subject.scope == pb.ATTACHMENT_SCOPE_INTERNAL
 
 
