@@ -32,6 +32,14 @@ _TEST_PROGRAMS = {
 _IMAGE_PROGRAMS = {name: name for name in ("buildah", "catatonit", "debootstrap", "podman", "runc")}
 """What builds images, and runs them."""
 
+_VIRTUAL_PROGRAMS = {
+    "genisoimage": "genisoimage",
+    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "ssh": "openssh-client",
+}
+"""What a virtual machine needs, and who logs into it."""
+
 _CLUSTER_PROGRAMS = {
     "conntrack": "conntrack",
     "containerd": "containerd",
@@ -72,6 +80,11 @@ def ensure_test_programs() -> list[str]:
 def ensure_image_programs() -> list[str]:
     """Install what builds and runs images, as above; answers with what is still missing."""
     return _ensure("what images need", _IMAGE_PROGRAMS)
+
+
+def ensure_virtual_programs() -> list[str]:
+    """Install what virtual machines need, as above; answers with what is still missing."""
+    return _ensure("what virtual machines need", _VIRTUAL_PROGRAMS)
 
 
 def ensure_cluster_programs() -> list[str]:
