@@ -1,7 +1,8 @@
 """Extra routes and gateways that are added to a router and taken from it, with bodies that make sense.
 
 Neutron looks at bodies of these calls only when they are put into effect, and at some not at all: what is wrong with
-one is then an internal error. Here it is answered 400 with the field, before anything is changed.
+one is then an internal error. Here it is answered 400 with the field, before anything is changed. Where a body has no
+object for the router, or gateways that are none, Neutron's policy fails before anybody here is asked.
 """
 
 import contextlib

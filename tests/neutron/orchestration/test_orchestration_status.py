@@ -218,7 +218,10 @@ class TestWhoAndWhat(StatusTestCase):
             "router_status.floating_ips": [
                 *({"router_status": {"floating_ips": value}} for value in (None, [], "x")),
                 *({"router_status": {"floating_ips": {floating: value}}} for value in ("ALLOCATING", None, [], 1)),
-                *({"router_status": {"floating_ips": {name: "ACTIVE"}}} for name in ("x", "💥", "\ud800", "")),
+                *(
+                    {"router_status": {"floating_ips": {name: "ACTIVE"}}}
+                    for name in ("x", "💥", "\ud800", "", floating.upper(), floating.replace("-", ""))
+                ),
             ],
             "router_status.ports": [
                 *({"router_status": {"ports": value}} for value in (None, [], "x")),
