@@ -47,19 +47,19 @@ class CheckedRoutes(extraroute_db.ExtraRoute_dbonly_mixin):
 class CheckedGateways(l3_extra_gws_db.ExtraGatewaysDbOnlyMixin):
     """Several gateways."""
 
-    def add_external_gateways(self, context: Any, router_id: str, body: Any) -> Any:
+    def add_external_gateways(self, context: Any, router_id: str, body: Any = None) -> Any:
         """Add gateways."""
         _check_gateways(context, router_id, body)
         with _understood():
             return super().add_external_gateways(context, router_id, body)
 
-    def update_external_gateways(self, context: Any, router_id: str, body: Any) -> Any:
+    def update_external_gateways(self, context: Any, router_id: str, body: Any = None) -> Any:
         """Have these gateways and no others."""
         _check_gateways(context, router_id, body)
         with _understood():
             return super().update_external_gateways(context, router_id, body)
 
-    def remove_external_gateways(self, context: Any, router_id: str, body: Any) -> Any:
+    def remove_external_gateways(self, context: Any, router_id: str, body: Any = None) -> Any:
         """Take gateways away."""
         _check_gateways(context, router_id, body)
         with _understood():

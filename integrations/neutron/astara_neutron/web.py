@@ -118,7 +118,7 @@ def _refused(*_request: Any, **_named: Any) -> None:
 
 def _knowing(answer: Callable[..., Any]) -> Callable[..., Any]:
     def known(request: Any, *parts: Any, **named: Any) -> Any:
-        token = _request.set(request if hasattr(request, "GET") else pecan.request)
+        token = _request.set(request if hasattr(type(request), "GET") else pecan.request)
         try:
             return answer(request, *parts, **named)
         finally:

@@ -183,6 +183,7 @@ class TestMemberActions(RouterTestCase):
              (None, "")),
         ):  # fmt: skip
             for action in actions:
+                self.refused(action, None, "router", field)
                 self.refused(action, {}, "router", field)
                 self.refused(action, {"router": {}}, field)
                 for value in wrong:

@@ -238,6 +238,11 @@ class TestWhoAndWhat(StatusTestCase):
                 assert refused.message.startswith(field), (refused.message, body)
         assert self.shown()["status"] == self.router["status"]
 
+    def test_a_query_that_is_no_text_is_the_requests_fault(self):
+        for query in ("?marker=%ff", "?%ff=1", f"/{self.router['id']}?instance=%ff"):
+            answer = self.call("GET", f"/astara-router-snapshots{query}")
+            assert (answer.status, "UTF-8" in answer.message) == (400, True), query
+
 
 class TestStatusWithNeutronsOwnRouters(StatusTestCase):
     """Neutron's router plugin, with agents: what a router needs of them is not there, and not asked for."""
