@@ -39,7 +39,8 @@ class RouterStatus:
 
     def serves(self, resource: ManagedResource, reading: RouterReading) -> None:
         """An appliance runs what a reading says: so its floating IPs and ports are what they should be."""
-        wanted = {str(one["id"]): ACTIVE if _is_used(one) else DOWN for one in reading.floating_ips}
+        is_enabled = bool(reading.router.get("admin_state_up", True))
+        wanted = {str(one["id"]): ACTIVE if is_enabled and _is_used(one) else DOWN for one in reading.floating_ips}
         floating = {
             str(one["id"]): wanted[str(one["id"])]
             for one in reading.floating_ips
@@ -47,7 +48,8 @@ class RouterStatus:
         }
         resource.unserved = _unserved(resource, reading)
         own = [*reading.interface_ports, *reading.gateway_ports]
-        ports = {str(port["id"]): ACTIVE for port in own if port.get("status") != ACTIVE}
+        served = ACTIVE if is_enabled else DOWN
+        ports = {str(port["id"]): served for port in own if port.get("status") != served}
         resource.untold = {}
         if floating:
             resource.untold["floating_ips"] = floating

@@ -92,8 +92,18 @@ async def test_neutron_shows_what_is_true_of_a_router_and_its_floating_ips(bench
     bench.deliver(made, Action.UPDATE)
     await bench.until_idle(made)
     await bench.until(lambda: bench.cloud.network.floatingips.get(floating.id)["status"] == "ACTIVE")
-    own = [one for one in bench.cloud.network.ports.table if one["device_id"] == made.router_id]
-    assert {one["status"] for one in own} == {"ACTIVE"}
+
+    def statuses() -> set[str]:
+        own = {one["status"] for one in bench.cloud.network.ports.table if one["device_id"] == made.router_id}
+        return own | {bench.cloud.network.floatingips.get(floating.id)["status"]}
+
+    assert statuses() == {"ACTIVE"}
+    for enabled, shown in ((False, "DOWN"), (True, "ACTIVE")):
+        await do(net.update_router, made.router_id, admin_state_up=enabled)
+        bench.deliver(made, Action.UPDATE)
+        await bench.until_idle(made)
+        await bench.until(lambda shown=shown: statuses() == {shown})
+        assert (await router(bench, made))["status"] == "ACTIVE"
 
 
 async def test_a_boot_that_fails_is_shown_with_its_reason_and_forgotten_afterwards(bench: Bench) -> None:

@@ -208,8 +208,10 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     print("admin state down and up keeps the instance")
     client("router", "set", "r1", "--disable")
     until("r1 forwards nothing", lambda: cloud.internet_asks(floating) is None and web.seen_as() is None)
+    until("Neutron calls its floating IP down", lambda: cloud.floating_status(fip["id"]) == "DOWN")
     client("router", "set", "r1", "--enable")
     until("r1 forwards", lambda: _name(cloud, floating) == "web")
+    until("Neutron calls it active", lambda: cloud.floating_status(fip["id"]) == "ACTIVE")
     assert cloud.server_of(r1) == first
 
     print("an appliance is rebooted through Nova, and goes on by itself")
