@@ -159,7 +159,7 @@ class Workbench:
         )  # fmt: skip
         machine = Machine(
             self.driver, self.reporter, lambda _resource: self.owns, self.clock, lambda: str(uuid.uuid4()),
-            RetryPolicy(settings.first_retry, settings.last_retry),
+            RetryPolicy(settings.first_retry, settings.last_retry, settings.outage_retry),
         )  # fmt: skip
         self.gone: list[str] = []
         self.dispatcher = Dispatcher(machine, self.flags, self.clock, settings.max_running, self._forgotten)

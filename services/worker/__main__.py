@@ -122,7 +122,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
             may_act,
             clock,
             _new_id,
-            RetryPolicy(own.first_retry, own.last_retry),
+            RetryPolicy(own.first_retry, own.last_retry, own.outage_retry),
         )
         dispatcher = Dispatcher(machine, flags, clock, own.max_running, reporter.forgotten)
         serving: set[asyncio.Task[None]] = set()

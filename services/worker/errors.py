@@ -9,6 +9,8 @@ class StepError(Exception):
     """
 
     retry = True
+    outage = False
+    """Whether it is the cloud's trouble and not the resource's: it ends for all at once, so nobody pauses for long."""
     public = "what the orchestrator sees of the cloud is not conclusive; it looks again"
 
 
@@ -19,6 +21,7 @@ class CloudError(StepError):
         super().__init__(f"{service}: {call}: {status or 'no answer'}: {detail}")
         self.service = service
         self.status = status
+        self.outage = not status or status >= 500 or status in (401, 403)
         self.public = (
             f"{service.capitalize()} {f'answers {status}' if status else 'does not answer'}; it is tried again"
         )

@@ -127,15 +127,19 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Seconds of the first and of the longest pause between tries of a failing step."""
+    """Seconds of the first and the longest pause between tries of a failing step; `outage`: while the cloud fails."""
 
     first: float
     last: float
+    outage: float = 60.0
 
-    def delay(self, failures: int, jitter: float) -> float:
-        """Pause after the given number of failures in a row, at least 1."""
+    def delay(self, failures: int, jitter: float, *, outage: bool = False) -> float:
+        """Pause after the given number of failures in a row, at least 1. `jitter`, 0 to 1, lengthens it by up to a
+        quarter; in an outage also the longest one, or all would come back at once.
+        """
         doubled: float = self.first * 2.0 ** min(failures - 1, 30)
-        return min(self.last, doubled * (1.0 + 0.25 * jitter))
+        spread = 1.0 + 0.25 * jitter
+        return min(self.outage * spread, self.last, doubled * spread) if outage else min(self.last, doubled * spread)
 
 
 class Machine:
@@ -316,7 +320,7 @@ class Machine:
 
     def _done(self, resource: ManagedResource, hand: Inbox) -> RunResult:
         if resource.state is InstanceState.CONFIGURED:
-            resource.failures = 0
+            resource.failures, resource.paused_until = 0, None
             resource.attempts = resource.cooldowns = 0
             resource.failed("", "")
             self._finish(resource, hand, pb.OPERATION_STATE_SUCCEEDED, "")
@@ -333,10 +337,17 @@ class Machine:
     def _failed(self, resource: ManagedResource, hand: Inbox, error: StepError) -> RunResult:
         """The one place that decides what follows a failure."""
         reason, retry = str(error), error.retry
-        resource.failures += 1
+        now = self._clock.lease()
+        left = (resource.paused_until or now) - now
+        if left <= 0:
+            resource.failures += 1
         resource.failed(reason, error.public)
-        delay = self._retry.delay(resource.failures, resource.jitter()) if retry else self._retry.last
-        resource.hold_until = self._clock.lease() + delay
+        delay = self._retry.last
+        if retry:
+            delay = self._retry.delay(max(1, resource.failures), resource.jitter(), outage=error.outage)
+            # What cut a pause short, a user's change, is no reason to make it longer.
+            delay = min(delay, left) if left > 0 else delay
+        resource.hold_until = resource.paused_until = now + delay
         _log.warning(
             "a step failed", resource=resource.resource_id, step=resource.step, reason=reason,
             failures=resource.failures, again_in=round(delay, 1), run=resource.reconcile_id,

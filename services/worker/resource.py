@@ -67,6 +67,7 @@ class ManagedResource:
     waiting_since: float | None = None  # lease clock; of the wait that goes on (boot, replug, stop)
     cooling_until: float | None = None  # lease clock
     hold_until: float | None = None  # lease clock; a step failed: until then only liveness is looked at
+    paused_until: float | None = None  # lease clock; the same, but what is urgent does not end it
     rebuild_id: str = ""  # the operation by which it was last booted
     absent_since: float | None = None  # lease clock; of the first 404
     shown: tuple[str, str] | None = None  # status and reason that Neutron shows, as far as this worker knows

@@ -26,6 +26,12 @@ class WorkerSettings:
     )
     first_retry: float = option(2.0, help="Seconds before a failed step is tried again; doubles", minimum=0.1)
     last_retry: float = option(1800.0, help="Most seconds between two tries", minimum=1.0, maximum=1800.0)
+    outage_retry: float = option(
+        60.0,
+        help="The same while Neutron, Nova or Glance does not answer, or fails by itself",
+        minimum=1.0,
+        maximum=1800.0,
+    )
     status_interval: float = option(0.05, help="Seconds for which status reports are gathered", minimum=0.0)
     capacity: int = option(0, help="Resources this worker can care for; 0: no limit", minimum=0)
     unexplained_removals: int = option(

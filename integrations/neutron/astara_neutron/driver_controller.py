@@ -3,8 +3,10 @@
 from typing import Any
 
 from neutron.db import servicetype_db
+from neutron.db.models import servicetype
 from neutron.services import provider_configuration
 from neutron.services.l3_router.service_providers import driver_controller
+from neutron_lib.db import api as db_api
 from neutron_lib.plugins import constants
 
 from .flavors import is_given
@@ -22,6 +24,16 @@ class DriverController(driver_controller.DriverController):
         self._stm = servicetype_db.ServiceTypeManager.get_instance()
         self._stm.add_provider_configuration(constants.L3, _Providers())
         self._load_drivers()
+
+    def get_provider_for_router(self, context: Any, router_id: str) -> Any:
+        """A router's provider. One from before, whose provider is no more, goes to the default one from now on."""
+        known = self._stm.get_provider_names_by_resource_ids(context, [router_id]).get(router_id)
+        if known is not None and known not in self.drivers:
+            # Not as Neutron does it, which forgets all that the request has read.
+            with db_api.CONTEXT_WRITER.using(context) as session:
+                recorded = session.query(servicetype.ProviderResourceAssociation).filter_by(resource_id=router_id)
+                recorded.update({"provider_name": self.default_provider}, synchronize_session=False)
+        return super().get_provider_for_router(context, router_id)
 
     def _get_provider_for_create(self, context: Any, router: dict[str, Any]) -> Any:
         if not is_given(router):

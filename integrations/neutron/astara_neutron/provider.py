@@ -49,10 +49,13 @@ class AstaraRouterProvider(base.L3ServiceProvider):
             self.backend = Backend(l3plugin, self.is_ours)
 
     def is_ours(self, context: Any, router: flavors.Router) -> bool:
-        """Whether a router that exists is this provider's, as Neutron has recorded when it was created."""
-        manager = servicetype_db.ServiceTypeManager.get_instance()
+        """Whether a router that exists is this provider's, as Neutron has recorded when it was created.
+
+        What was recorded for another L3 plugin, which had other providers, counts for nothing.
+        """
+        manager, controller = servicetype_db.ServiceTypeManager.get_instance(), self.l3plugin.l3_driver_controller
         name: str | None = manager.get_provider_names_by_resource_ids(context, [router["id"]]).get(router["id"])
-        return name == self.name
+        return bool((name if name in controller.drivers else controller.default_provider) == self.name)
 
     def _will_be_ours(self, context: Any, router: flavors.Router) -> bool:
         """The same of one that is about to be created."""

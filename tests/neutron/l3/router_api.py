@@ -12,6 +12,7 @@ from neutron.api import extensions
 from neutron.conf import policies as default_policies
 from neutron.conf.services import provider_configuration
 from neutron.db import servicetype_db
+from neutron.db.models import servicetype
 from neutron.tests.common import test_db_base_plugin_v2 as neutron_base
 from neutron_lib import context
 from neutron_lib.db import api as db_api
@@ -106,6 +107,13 @@ class RouterTestCase(neutron_base.NeutronDbPluginV2TestCase):
         names = manager.get_provider_names_by_resource_ids(context.get_admin_context(), [router["id"]])
         name: str | None = names.get(router["id"])
         return name
+
+    def record_provider(self, router: Json, provider: str) -> None:
+        """What Neutron recorded under another configuration."""
+        admin = context.get_admin_context()
+        with db_api.CONTEXT_WRITER.using(admin) as session:
+            (row,) = session.query(servicetype.ProviderResourceAssociation).filter_by(resource_id=router["id"])
+            row.provider_name = provider
 
     def ha_networks(self) -> list[str]:
         """What Neutron makes for routers of agents that are highly available."""

@@ -48,6 +48,28 @@ class TestRouters(RouterTestCase):
         assert self.provider_of(router) == "astara"
         assert self.shown("router", router)["status"] == "ALLOCATING"
 
+    def test_routers_of_neutrons_own_plugin_are_taken_over(self) -> None:
+        _, subnet = self.network("10.0.0.0/24")
+        one, other, served = self.router(), self.router(), self.router()
+        self.done("PUT", f"/routers/{served['id']}/add_router_interface", {"subnet_id": subnet["id"]})
+        for router, provider in ((one, "single_node"), (other, "dvrha"), (served, "ha")):
+            self.record_provider(router, provider)
+        assert self.provider_of(one) == "single_node"
+        self.done("PUT", f"/routers/{one['id']}", {"router": {"description": "mine"}})
+        assert self.provider_of(one) == "astara"
+        self.done("DELETE", f"/routers/{other['id']}")
+        # Before anybody asks for its provider, too.
+        outside, _ = self.network("203.0.113.0/24", external=True)
+        self.done(
+            "PUT", f"/routers/{served['id']}", {"router": {"external_gateway_info": {"network_id": outside["id"]}}}
+        )
+        self.record_provider(served, "ha")
+        port = self.made("port", network_id=subnet["network_id"])
+        floating = self.made("floatingip", floating_network_id=outside["id"], port_id=port["id"])
+        self.status_is("floatingip", floating, "ACTIVE")
+        self.done("PUT", f"/floatingips/{floating['id']}", {"floatingip": {"port_id": None}})
+        assert self.shown("floatingip", floating)["status"] == "DOWN"
+
     def test_without_neutrons_qos_plugin_no_extension_of_it_is_offered(self) -> None:
         offered = {one["alias"] for one in self.done("GET", "/extensions")["extensions"]}
         assert not offered & {"qos-fip", "qos-gateway-ip"}
