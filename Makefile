@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 GRPCURL := $(BIN)/grpcurl
 GRPCURL_VERSION := 1.8.6.post2
+# Most of the tests wait most of the time: two at once, each with servers and namespaces of its own, take half as long.
+TEST_PROCESSES ?= 2
 # The release that `make test-neutron` and its relatives test beside: 2025.1, 2025.2, 2026.1 or 2026.2.
 NEUTRON_RELEASE ?= 2026.2
 NEUTRON := .venv-neutron-$(NEUTRON_RELEASE)
@@ -59,7 +61,7 @@ down: ## end what `make up` started; leaves nothing behind
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m lab down; else echo "There was no lab."; fi
 
 test: programs $(GRPCURL) ## run all tests that this machine can run (root: also those of packets; installs what they need from the distribution)
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-neutron: programs $(NEUTRON)/.ready ## what goes into Neutron, beside a real Neutron of NEUTRON_RELEASE= (root installs a MariaDB for it)
 	@$(NEUTRON)/bin/pytest -q -n $(NEUTRON_PROCESSES) tests/neutron --ignore tests/neutron/l3/test_reference_api.py

@@ -197,8 +197,10 @@ class HandWorker:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def until(self, condition) -> None:
+        """Wait for it, in vain once the stream has ended."""
         async with self.changed:
-            await self.changed.wait_for(condition)
+            await self.changed.wait_for(lambda: condition() or self.ended is not None)
+            assert condition(), f"the stream ended with {self.ended}"
 
     def ack_all(self) -> None:
         for number in self.unacked:

@@ -130,11 +130,11 @@ def test_nothing_goes_between_management_and_other_sides_not_even_one_way(world:
 def test_a_forged_management_address_gets_nothing_sent_to_management(world: World) -> None:
     world.firewall.apply()
     forged = "fdca:3ba5:a17a:acda::99"
-    world.web.ip("address", "add", f"{forged}/128", "dev", "eth0")
+    world.web.ip("address", "add", f"{forged}/128", "dev", "eth0", "nodad")
     with Echo(world.router, 53, "::"), world.web.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asking:
         watching = world.orchestrator.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         with watching:
-            world.orchestrator.ip("address", "add", f"{forged}/64", "dev", "eth0")
+            world.orchestrator.ip("address", "add", f"{forged}/64", "dev", "eth0", "nodad")
             watching.bind((forged, 5353))
             watching.settimeout(0.5)
             asking.bind((forged, 5353))
