@@ -212,9 +212,10 @@ class HandWorker:
         resource = resource_pb2.Resource(resource_id=resource_id, tenant_id=tenant_id, **facts)
         self.send(status=work_pb2.StatusReport(resources=[resource]))
 
-    async def _requests(self) -> AsyncIterator[work_pb2.WorkRequest]:
-        while True:
-            yield await self.outgoing.get()
+    async def _write(self, call) -> None:
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await call.write(await self.outgoing.get())
 
     async def _renew(self) -> None:
         nonce = 0
@@ -225,15 +226,19 @@ class HandWorker:
             await asyncio.sleep(LEASE / 3)
 
     async def _run(self) -> None:
-        self.call = self.client.work.Work(self._requests(), wait_for_ready=True)
+        # Not by an iterator of requests: whatever ends that one cancels the call, and this task with it, unseen.
+        self.call = call = self.client.work.Work(wait_for_ready=True)
+        writer = asyncio.create_task(self._write(call))
         try:
-            async for message in self.call:
+            async for message in call:
                 async with self.changed:
                     self._take(message)
                     self.changed.notify_all()
-            code = await self.call.code()
+            code = await call.code()
         except grpc.aio.AioRpcError as error:
             code = error.code()
+        finally:
+            writer.cancel()
         async with self.changed:
             self.ended = code
             self.changed.notify_all()
