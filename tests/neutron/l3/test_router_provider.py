@@ -4,11 +4,13 @@ import logging
 from unittest import mock
 
 import pytest
+import sqlalchemy as sa
 from astara_neutron import flavors
 from neutron.db import servicetype_db
 from neutron.services.l3_router.service_providers import driver_controller
 from neutron_lib import context
 from neutron_lib.callbacks import events, registry, resources
+from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
 from oslo_config import cfg
 from router_api import AGENTS_PROVIDER, PROVIDER, Json, RouterTestCase
@@ -203,3 +205,20 @@ class TestProviderAsDefault(RouterTestCase):
             pytest.raises(ValueError, match="default_flavor"),
         ):
             driver_controller.DriverController(directory.get_plugin("L3_ROUTER_NAT"))
+
+
+class TestAfterAstara(RouterTestCase):
+    """Neutron's own plugin, where Astara's provider was and is no more."""
+
+    l3_plugin = "router"
+
+    def test_a_router_is_neutrons_again_once_its_database_says_so(self) -> None:
+        router = self.router()
+        self.record_provider(router, "astara")
+        assert self.call("PUT", f"/routers/{router['id']}", {"router": {"name": "other"}}).status_int == 500
+        # As docs/neutron.md says.
+        mended = "UPDATE providerresourceassociations SET provider_name = 'single_node' WHERE provider_name = 'astara'"
+        with db_api.CONTEXT_WRITER.using(context.get_admin_context()) as session:
+            session.execute(sa.text(mended))
+        self.done("PUT", f"/routers/{router['id']}", {"router": {"name": "other"}})
+        self.done("DELETE", f"/routers/{router['id']}")
