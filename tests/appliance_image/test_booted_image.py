@@ -165,7 +165,7 @@ async def test_an_interface_that_nova_attaches_to_the_running_machine_is_named_a
     booted: VirtualMachine, hosts: Hosts
 ) -> None:
     mac = await booted.attach("late")
-    seen = await booted.until(lambda status: mac in status["interfaces"])
+    seen = await booted.until(lambda status: mac in status["interfaces"], 120.0)
     assert seen["interfaces"][mac] == "ge3"
     document = everything(booted)
     late = network(booted, "late", "internal", "10.9.0.1/24")

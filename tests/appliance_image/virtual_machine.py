@@ -46,6 +46,7 @@ class VirtualMachine(Machine):
         super().__init__(fabric, root)
         root.mkdir(parents=True)
         self._disk, self._drive, self._control = root / "disk.qcow2", root / "config.iso", root / "control"
+        self._connect_seconds = 20.0
         self.key = root / "key"
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "operator", "-f", str(self.key))
         backed = ("-b", str(image), "-F", "qcow2", str(self._disk), "3G")
@@ -149,7 +150,13 @@ class VirtualMachine(Machine):
 
     async def answers(self, seconds: float = BOOT_SECONDS) -> dict[str, Any]:
         """Its status, as soon as it answers."""
-        return await super().answers(seconds)
+        # A machine that comes up hears nothing for a while, and the next try must not wait for that; one that runs, and
+        # is emulated, may stop for seconds when an interface is plugged in.
+        self._connect_seconds = 1.0
+        try:
+            return await super().answers(seconds)
+        finally:
+            self._connect_seconds = 20.0
 
     def log(self) -> str:
         """What the console has shown, and QEMU said."""
@@ -165,8 +172,7 @@ class VirtualMachine(Machine):
         secure = {"ssl": self.certificates.context(), "server_hostname": NAME} | more.pop("secure", {})
         url = f"{more.pop('scheme', 'https')}://[{ADDRESS}]:5000{path}"
         connector = aiohttp.TCPConnector(socket_factory=self._socket, force_close=True)
-        # A machine that comes up hears nothing for a while; the next try must not wait for that.
-        timeout = aiohttp.ClientTimeout(total=30, sock_connect=1)
+        timeout = aiohttp.ClientTimeout(total=30, sock_connect=self._connect_seconds)
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
             session.request(method, url, headers=headers, **secure, **more) as answer,
