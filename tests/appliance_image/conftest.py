@@ -2,17 +2,19 @@
 
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from authority import Authority
 from virtual_machine import VirtualMachine
+from wired_hosts import hosts, make_fabric
 
 from lab import packages
-from lab.appliance_machine import Hosts
 from lab.wires import Fabric
+
+__all__ = ["hosts"]
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = ROOT / "build" / "astara-appliance.qcow2"
@@ -36,17 +38,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("tls") / "ours")
 
 
-@pytest.fixture(scope="session")
-def fabric() -> Iterator[Fabric]:
-    with Fabric() as made:
-        yield made
-
-
-@pytest.fixture
-def hosts(fabric: Fabric) -> Iterator[Hosts]:
-    made = Hosts(fabric)
-    yield made
-    made.close()
+fabric = pytest.fixture(scope="session")(make_fabric)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -1,28 +1,20 @@
 """Machines made of network namespaces. Only root can make those: without root these tests are not collected."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from wired_hosts import hosts, make_fabric
 
-from lab.appliance_machine import Hosts, Machine
+from lab.appliance_machine import Machine
 from lab.wires import Fabric
+
+__all__ = ["hosts"]
 
 collect_ignore_glob = [] if os.geteuid() == 0 else ["test_*.py"]
 
-
-@pytest.fixture
-def fabric() -> Iterator[Fabric]:
-    with Fabric() as made:
-        yield made
-
-
-@pytest.fixture
-def hosts(fabric: Fabric) -> Iterator[Hosts]:
-    made = Hosts(fabric)
-    yield made
-    made.close()
+fabric = pytest.fixture(make_fabric)
 
 
 @pytest.fixture
