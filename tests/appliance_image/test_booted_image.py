@@ -205,5 +205,6 @@ async def test_nothing_that_tells_machines_apart_or_was_fetched_for_the_build_is
                 assert other.read(file) != booted.read(file)
         finally:
             await other.close()
-    left = booted.run("find", "/var/cache/apt", "/var/lib/apt/lists", "/root/.cache", "-type", "f", check=False).split()
+    caches = f"{booted.run('getent', 'passwd', 'root').split(':')[5]}/.cache"
+    left = booted.run("find", "/var/cache/apt", "/var/lib/apt/lists", caches, "-type", "f", check=False).split()
     assert [file for file in left if not file.endswith("/lock")] == []
