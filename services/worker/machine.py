@@ -139,7 +139,8 @@ class RetryPolicy:
         """
         doubled: float = self.first * 2.0 ** min(failures - 1, 30)
         spread = 1.0 + 0.25 * jitter
-        return min(self.outage * spread, self.last, doubled * spread) if outage else min(self.last, doubled * spread)
+        most = min(self.last, self.outage * spread) if outage else self.last
+        return min(most, doubled * spread)
 
 
 class Machine:
@@ -295,8 +296,9 @@ class Machine:
         return await self._driver.stop(resource, forever=False)
 
     async def _clear_error(self, resource: ManagedResource) -> StepResult:
-        resource.attempts = resource.failures = 0
+        resource.attempts = 0
         resource.cooling_until = None
+        resource.forgive()
         return await self._driver.observe(resource)
 
     async def _stats(self, resource: ManagedResource) -> StepResult:
@@ -320,8 +322,8 @@ class Machine:
 
     def _done(self, resource: ManagedResource, hand: Inbox) -> RunResult:
         if resource.state is InstanceState.CONFIGURED:
-            resource.failures, resource.paused_until = 0, None
             resource.attempts = resource.cooldowns = 0
+            resource.forgive()
             resource.failed("", "")
             self._finish(resource, hand, pb.OPERATION_STATE_SUCCEEDED, "")
         elif resource.state is InstanceState.ERROR:
@@ -344,7 +346,7 @@ class Machine:
         resource.failed(reason, error.public)
         delay = self._retry.last
         if retry:
-            delay = self._retry.delay(max(1, resource.failures), resource.jitter(), outage=error.outage)
+            delay = self._retry.delay(resource.failures, resource.jitter(), outage=error.outage)
             # What cut a pause short, a user's change, is no reason to make it longer.
             delay = min(delay, left) if left > 0 else delay
         resource.hold_until = resource.paused_until = now + delay

@@ -80,6 +80,10 @@ class ManagedResource:
         """Remember what went wrong, for operators and for the router's users."""
         self.last_error, self.public_error = reason, public
 
+    def forgive(self) -> None:
+        """The next failure is the first one again."""
+        self.failures, self.paused_until = 0, None
+
     def endpoint(self, secret: str, deployment: str) -> Endpoint:
         """How to reach its instance, which must be there."""
         if self.instance is None:
