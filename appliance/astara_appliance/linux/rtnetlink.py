@@ -60,7 +60,8 @@ _NDA_DST, _INCOMPLETE, _FAILED = 1, 0x01, 0x20
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
 _TOGETHER, _BUFFER = 64, 2**17
 
-_FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
+FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
+"""By the length of a packed address."""
 
 
 class Address(NamedTuple):
@@ -71,7 +72,7 @@ class Address(NamedTuple):
     length: int
 
     def __str__(self) -> str:
-        return f"{socket.inet_ntop(_FAMILIES[len(self.packed)], self.packed)}/{self.length}"
+        return f"{socket.inet_ntop(FAMILIES[len(self.packed)], self.packed)}/{self.length}"
 
 
 @functools.lru_cache(maxsize=32_768)
@@ -95,7 +96,7 @@ class Nexthop(NamedTuple):
     @property
     def text(self) -> str:
         """The neighbour's address; empty without one."""
-        return socket.inet_ntop(_FAMILIES[len(self.packed)], self.packed) if self.packed else ""
+        return socket.inet_ntop(FAMILIES[len(self.packed)], self.packed) if self.packed else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Route:
     table: int = MAIN
 
     def __str__(self) -> str:
-        return f"{socket.inet_ntop(_FAMILIES[len(self.destination)], self.destination)}/{self.length}"
+        return f"{socket.inet_ntop(FAMILIES[len(self.destination)], self.destination)}/{self.length}"
 
 
 class Request(NamedTuple):
@@ -273,7 +274,7 @@ class Rtnetlink:
         return found
 
     def _has_neighbour(self, nexthop: Nexthop) -> bool:
-        family = _FAMILIES[len(nexthop.packed)]
+        family = FAMILIES[len(nexthop.packed)]
         body = _NEIGHBOUR.pack(family, 0, 0, nexthop.ifindex, 0, 0, 0) + attribute(_NDA_DST, nexthop.packed)
         self._sequence += 1
         header = _HEADER.pack(_HEADER.size + len(body), _GETNEIGH, _REQUEST, self._sequence, 0)
@@ -324,13 +325,13 @@ def _complaint(code: int, flags: int, body: bytes) -> str:
 
 
 def _address_body(address: Address) -> bytes:
-    family = _FAMILIES[len(address.packed)]
+    family = FAMILIES[len(address.packed)]
     head = _ADDRESS.pack(family, address.length, 0, 0, address.ifindex)
     return head + attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
 
 
 def _route_body(route: Route) -> bytes:
-    family = _FAMILIES[len(route.destination)]
+    family = FAMILIES[len(route.destination)]
     flags = scope = 0
     packed = attribute(_RTA_PRIORITY, _NUMBER.pack(METRIC)) + attribute(_RTA_TABLE, _NUMBER.pack(route.table))
     if route.length:

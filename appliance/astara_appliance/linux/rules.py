@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .rtnetlink import MAIN, MANAGEMENT, PROTOCOL, Request, Route, Rtnetlink, attribute, attributes
+from .rtnetlink import FAMILIES, MAIN, MANAGEMENT, PROTOCOL, Request, Route, Rtnetlink, attribute, attributes
 
 _HEAD = struct.Struct("=BBBBBxxBI")
 _NUMBER = struct.Struct("=I")
@@ -36,7 +36,7 @@ def rules_of(routes: Iterable[Route]) -> set[Rule]:
     found = set()
     for route in routes:
         if route.table not in (MAIN, MANAGEMENT):
-            family = _family(route.destination)
+            family = FAMILIES[len(route.destination)]
             found |= {Rule(family, route.table, route.table), Rule(family, 0, MAIN)}
     return found
 
@@ -66,7 +66,7 @@ def remove_rule(rule: Rule) -> Request:
 def rule_for_own(address: bytes, *, is_source: bool) -> Request:
     """Have the appliance's own packets from (or to) an address follow the management table."""
     length = 8 * len(address)
-    head = (_family(address), 0 if is_source else length, length if is_source else 0, 0, MANAGEMENT, _TO_TABLE, 0)
+    head = (FAMILIES[len(address)], 0 if is_source else length, length if is_source else 0, 0, MANAGEMENT, _TO_TABLE, 0)
     body = (
         _HEAD.pack(*head)
         + attribute(_SOURCE if is_source else _DESTINATION, address)
@@ -91,10 +91,6 @@ def rules_for_local_v4() -> list[Request]:
         body += attribute(_PRIORITY, _NUMBER.pack(priority))
         requests.append(Request(kind, flags, body, "look up local addresses later", (ignored,)))
     return requests
-
-
-def _family(packed: bytes) -> int:
-    return socket.AF_INET if len(packed) == 4 else socket.AF_INET6
 
 
 def _body(rule: Rule) -> bytes:
