@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -157,6 +157,16 @@ class Client:
         return await self.shards()
 
 
+async def write(call, outgoing: asyncio.Queue) -> None:
+    """Write what is put into a queue, until the call ends.
+
+    Not by an iterator of requests: whatever ends that one cancels the call, and the task that reads from it, unseen.
+    """
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        while True:
+            await call.write(await outgoing.get())
+
+
 class HandWorker:
     """A worker that renews by itself and notes everything; acks and releases are switched by the test."""
 
@@ -197,7 +207,7 @@ class HandWorker:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def until(self, condition) -> None:
-        """Wait for it, in vain once the stream has ended."""
+        """Wait for it. AssertionError when the stream ends before."""
         async with self.changed:
             await self.changed.wait_for(lambda: condition() or self.ended is not None)
             assert condition(), f"the stream ended with {self.ended}"
@@ -212,11 +222,6 @@ class HandWorker:
         resource = resource_pb2.Resource(resource_id=resource_id, tenant_id=tenant_id, **facts)
         self.send(status=work_pb2.StatusReport(resources=[resource]))
 
-    async def _write(self, call) -> None:
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            while True:
-                await call.write(await self.outgoing.get())
-
     async def _renew(self) -> None:
         nonce = 0
         while True:
@@ -226,9 +231,8 @@ class HandWorker:
             await asyncio.sleep(LEASE / 3)
 
     async def _run(self) -> None:
-        # Not by an iterator of requests: whatever ends that one cancels the call, and this task with it, unseen.
         self.call = call = self.client.work.Work(wait_for_ready=True)
-        writer = asyncio.create_task(self._write(call))
+        writer = asyncio.create_task(write(call, self.outgoing))
         try:
             async for message in call:
                 async with self.changed:
@@ -304,13 +308,11 @@ class HandProducer:
         async with self.changed:
             await self.changed.wait_for(condition)
 
-    async def _requests(self) -> AsyncIterator[ingest_pb2.PublishRequest]:
-        while True:
-            yield await self.outgoing.get()
-
     async def _run(self) -> None:
+        call = self.client.ingest.Publish(wait_for_ready=True)
+        writer = asyncio.create_task(write(call, self.outgoing))
         try:
-            async for response in self.client.ingest.Publish(self._requests(), wait_for_ready=True):
+            async for response in call:
                 async with self.changed:
                     self.credit = response.credit or self.credit
                     self.acked |= set(response.acked)
@@ -318,6 +320,8 @@ class HandProducer:
                     self.changed.notify_all()
         except grpc.aio.AioRpcError:
             pass
+        finally:
+            writer.cancel()
         async with self.changed:
             self.ended = True
             self.changed.notify_all()
