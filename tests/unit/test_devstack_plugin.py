@@ -91,15 +91,16 @@ def devstack(tmp_path: Path) -> DevStack:
     return DevStack(tmp_path)
 
 
-def test_the_scripts_are_clean() -> None:
-    files = [str(PLUGIN / name) for name in ("plugin.sh", "lib/astara", "settings", "override-defaults")]
+def shellcheck(*words: str | Path) -> str:
+    """What it finds."""
     program = shutil.which("shellcheck")
     assert program is not None, "apt-get install shellcheck"
-    done = subprocess.run(
-        [program, "-x", "-P", "SCRIPTDIR", "-s", "bash", *files, str(STUBS / "functions.bash")],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.stdout == ""
+    return subprocess.run([program, *words], capture_output=True, text=True, timeout=60, check=False).stdout
+
+
+def test_the_scripts_are_clean() -> None:
+    files = [PLUGIN / name for name in ("plugin.sh", "lib/astara", "settings", "override-defaults")]
+    assert shellcheck("-x", "-P", "SCRIPTDIR", "-s", "bash", *files, STUBS / "functions.bash") == ""
 
 
 @pytest.mark.parametrize(
@@ -265,15 +266,10 @@ def test_the_elements_of_this_checkout_are_whole() -> None:
     assert scripts
     # diskimage-builder leaves out what cannot be executed, and says nothing.
     assert [path.name for path in scripts if not os.access(path, os.X_OK)] == []
-    program = shutil.which("shellcheck")
-    assert program is not None, "apt-get install shellcheck"
     scripts += (ROOT / "appliance").glob("*.sh")
     scripts += (ROOT / "appliance/packaging").glob("*.sh")
-    done = subprocess.run([program, *scripts], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == ""
-    bash = [program, "-s", "bash", *element.glob("environment.d/*")]
-    done = subprocess.run(bash, capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == ""
+    assert shellcheck(*scripts) == ""
+    assert shellcheck("-s", "bash", *element.glob("environment.d/*")) == ""
 
 
 def test_sources_of_the_appliance_are_cloned_where_a_repository_is_named(devstack: DevStack) -> None:
