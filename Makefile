@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 GRPCURL := $(BIN)/grpcurl
 GRPCURL_VERSION := 1.8.6.post2
-# Most of the tests wait most of the time: two at once, each with servers and namespaces of its own, take half as long.
+# Most of the tests wait most of the time, so two run at once, each with servers and namespaces of its own.
 TEST_PROCESSES ?= 2
 # The release that `make test-neutron` and its relatives test beside: 2025.1, 2025.2, 2026.1 or 2026.2.
 NEUTRON_RELEASE ?= 2026.2

@@ -22,8 +22,8 @@ _FIELD = "services"
 _TOPIC = "astara:{}"
 _DEPLOYMENT = re.compile(r"[a-z0-9-]{1,16}")
 _BINARY = re.compile(r"astara-[a-z0-9-]{1,64}")
-_LONGEST_HOST = 255
 _USUAL_DEPLOYMENT = "astara"
+_LONGEST_HOST = 255
 _LONGEST_CONFIGURATIONS = 4095
 _MOST = 1000
 
