@@ -43,6 +43,7 @@ class ExampleWorker:
         self.lease, self.lease_until = 5.0, 0.0
         self.sent_at: dict[int, float] = {}
         self.stopping = asyncio.Event()
+        self.renewing: asyncio.Task[None] | None = None
         self.outgoing: asyncio.Queue[work_pb2.WorkRequest | None] = asyncio.Queue()
 
     async def run(self, channel: grpc.aio.Channel) -> None:
@@ -52,7 +53,7 @@ class ExampleWorker:
             if now() >= self.lease_until:
                 self.held.clear()
             self.send(hello=work_pb2.Hello(worker=self.name, incarnation=self.incarnation, held=self.held.values()))
-            renewing = asyncio.create_task(self.renew())
+            self.renewing = None
             try:
                 async for message in work_pb2_grpc.WorkServiceStub(channel).Work(self.requests(), wait_for_ready=True):
                     self.answer(message)
@@ -60,7 +61,8 @@ class ExampleWorker:
                 print(f"stream ended: {error.code().name}: {error.details()}", flush=True)
                 await asyncio.sleep(0.2)
             finally:
-                renewing.cancel()
+                if self.renewing is not None:
+                    self.renewing.cancel()
 
     async def requests(self) -> AsyncIterator[work_pb2.WorkRequest]:
         """What is sent, in order; None ends the stream."""
@@ -93,6 +95,7 @@ class ExampleWorker:
                 self.lease = message.welcome.lease_milliseconds / 1000
                 self.held = {shard.shard: shard for shard in message.welcome.kept}
                 self.report(self.resources)
+                self.renewing = asyncio.create_task(self.renew())
             case "renewed":
                 self.lease_until = self.sent_at[message.renewed.nonce] + self.lease
             case "grant":

@@ -203,7 +203,10 @@ class Leader:
     def bye(self, session: Session) -> None:
         """The stream ended."""
         if self._current(session):
-            log.info("worker's stream ended", worker=session.key.name, incarnation=session.key.incarnation)
+            reason = session.ended or "the worker's end, or the connection"
+            log.info(
+                "worker's stream ended", worker=session.key.name, incarnation=session.key.incarnation, reason=reason
+            )
             self._detach(session)
             self.ownership.disconnected(session.key)
             if self.ownership.holder(session.key) is None:

@@ -1,8 +1,8 @@
 """The worker's end of the Work stream: grants, revokes, deliveries, the lease, and reports.
 
-One stream at a time; when it breaks, a new one says Hello with the shards still held. Deliveries are acked once they
-are in inboxes, which is at once. A revoke is answered when no step of the shard runs. Whatever happens to the stream,
-the lease decides whether the dispatcher may begin anything.
+One stream at a time; when it breaks, a new one says Hello with the shards still held, and nothing else before Welcome.
+Deliveries are acked once they are in inboxes, which is at once. A revoke is answered when no step of the shard runs.
+Whatever happens to the stream, the lease decides whether the dispatcher may begin anything.
 """
 
 import asyncio
@@ -75,6 +75,7 @@ class Link:
         self._empty = asyncio.Event()
         self._call: Any = None
         self._ended = asyncio.Event()
+        self._welcome = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -132,6 +133,7 @@ class Link:
         self._ended.clear()
         # What an older stream did not send is derived anew: acks and releases mean nothing on another stream.
         self._outgoing = asyncio.Queue()
+        self._welcome.clear()
         hello_sent = self._clock.lease()
         self._call = call = self._stub.Work()
         side_jobs = [asyncio.create_task(job) for job in (self._write(call), self._renew(), self._report())]
@@ -154,9 +156,11 @@ class Link:
             held=self._ownership.held(),
         )
         queue = self._outgoing
-        # A write fails only when the stream has ended, and then the reader says why.
+        # A write fails only when the stream has ended, and then the reader says why; but grpc.aio gives a stream that
+        # ends under a write the status INTERNAL instead of its own. So nothing is written while Hello may be refused.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await call.write(work.WorkRequest(hello=hello))
+            await self._welcome.wait()
             if self._draining:
                 await call.write(work.WorkRequest(drain=work.Drain()))
             while True:
@@ -203,6 +207,7 @@ class Link:
         self._ownership.welcome(welcome.lease_milliseconds, hello_sent)
         for resource in self._dispatcher:
             self._reporter.changed(resource)
+        self._welcome.set()
         self._connected(True)
         self._dispatcher.resume()
         self._dispatcher.let_go()

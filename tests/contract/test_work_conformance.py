@@ -275,6 +275,17 @@ async def test_the_first_message_is_hello_and_holds_nothing(scripted: ScriptedSc
     assert not hello.held
 
 
+async def test_nothing_but_hello_is_sent_before_welcome(scripted: ScriptedScheduler, worker: Running) -> None:
+    stream = await scripted.streams.get()
+    await stream.until_kind("hello")
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await stream.until(lambda message: not message.HasField("hello"))
+    assert len(stream.seen) == 1
+    stream.send(welcome=work_pb2.Welcome(term=1, lease_milliseconds=LEASE_MS))
+    await stream.until_kind("lease_renewal")
+
+
 async def test_renewals_keep_coming_each_with_a_nonce_of_its_own(scripted: ScriptedScheduler, worker: Running) -> None:
     stream = await welcomed(scripted)
 
