@@ -35,7 +35,8 @@ from services.scheduler.__main__ import main
 from services.scheduler.settings import SchedulerSettings
 
 ROOT = Path(__file__).parents[2]
-LEASE = 0.6
+LEASE = 2.0
+"""Seconds; long enough for a machine that has much else to do to renew in time."""
 
 
 def free_port() -> int:
@@ -226,7 +227,8 @@ class HandWorker:
         nonce = 0
         while True:
             nonce += 1
-            if self.renewing:
+            # Before Welcome nothing but Hello is written: a stream that ends under a write loses its status.
+            if self.renewing and self.welcome is not None:
                 self.send(lease_renewal=work_pb2.LeaseRenewal(nonce=nonce))
             await asyncio.sleep(LEASE / 3)
 
