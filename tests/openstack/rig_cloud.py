@@ -162,6 +162,19 @@ class RealCloud:
         """The workers' process ids."""
         return [int(path.read_text().split()[0]) for path in sorted((self.folder / "run").glob("worker*.pid"))]
 
+    def remove_all(self, web: Host) -> None:
+        """Delete a host with a floating IP, its router r1, and sub1 of net1 between them; nothing is left."""
+        client, until = self.client, self.until
+        (floating,) = self.user.network.ips()
+        client("floating", "ip", "delete", floating.id)
+        client("server", "delete", "--wait", web.id)
+        client("router", "unset", "r1", "--external-gateway")
+        client("router", "remove", "subnet", "r1", "sub1")
+        client("router", "delete", "r1")
+        until("no server is left", lambda: not self.servers())
+        until("no port is left", lambda: not self.own_ports())
+        until("the network can go", lambda: self.try_client("network", "delete", "net1"))
+
     # What the operator sees
 
     def api(self, path: str) -> Any:

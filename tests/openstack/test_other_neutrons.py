@@ -48,7 +48,7 @@ def test_a_plain_router_is_astaras_by_the_default_flavor_and_agents_keep_theirs(
     client("router", "remove", "subnet", "r2", "sub2")
     client("router", "delete", "r2")
     client("network", "delete", "net2")
-    _removed(cloud, web)
+    cloud.remove_all(web)
     client("network", "flavor", "delete", flavor, **admin)
     client("network", "flavor", "profile", "delete", profile, **admin)
 
@@ -68,7 +68,7 @@ def test_without_the_plugin_astara_does_all_but_what_only_neutron_can_tell(real_
     assert server
     until("the route is there", lambda: cloud.has_route(server, "192.0.2.1", web.address))
     client("router", "set", "r1", "--no-route")
-    _removed(cloud, web)
+    cloud.remove_all(web)
 
 
 def _served(cloud: RealCloud, router: str) -> tuple[Host, str]:
@@ -86,17 +86,3 @@ def _served(cloud: RealCloud, router: str) -> tuple[Host, str]:
     outer = str(client("floating", "ip", "create", "rig-external", "--port", port)["floating_ip_address"])
     until("the Internet reaches it", lambda: cloud.internet_asks(outer))
     return web, outer
-
-
-def _removed(cloud: RealCloud, web: Host) -> None:
-    """Delete what `_served` has made with its router; nothing is left."""
-    client, until = cloud.client, cloud.until
-    (floating,) = cloud.user.network.ips()
-    client("floating", "ip", "delete", floating.id)
-    client("server", "delete", "--wait", web.id)
-    client("router", "unset", "r1", "--external-gateway")
-    client("router", "remove", "subnet", "r1", "sub1")
-    client("router", "delete", "r1")
-    until("no server is left", lambda: not cloud.servers())
-    until("no port is left", lambda: not cloud.own_ports())
-    until("the network can go", lambda: cloud.try_client("network", "delete", "net1"))
