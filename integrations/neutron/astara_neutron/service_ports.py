@@ -5,23 +5,28 @@ is changed and deleted only by those whom `change_astara_port` lets (the orchest
 do not exist for anybody without global access who is not of their project. Neutron itself may do everything.
 """
 
+import functools
 import unicodedata
 from typing import Any
 
 import sqlalchemy as sa
 from neutron.common import _constants as neutron_constants
 from neutron.db import models_v2
+from neutron.db.models import local_ip
+from neutron.objects import local_ip as local_ip_objects
 from neutron.objects import ports as port_objects
 from neutron_lib import context as neutron_context
 from neutron_lib import exceptions
 from neutron_lib.api.definitions import ip_allocation, port_security
 from neutron_lib.api.definitions import port as port_definition
-from neutron_lib.callbacks import events, registry, resources
+from neutron_lib.callbacks import events, priority_group, registry, resources
 from neutron_lib.db import api as db_api
 from neutron_lib.db import model_query, resource_extend, standard_attr
 from neutron_lib.db import utils as db_utils
+from neutron_lib.plugins import constants as plugin_types
 from neutron_lib.plugins import directory
 from oslo_log import log
+from sqlalchemy import orm
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -31,6 +36,7 @@ LOG = log.getLogger(__name__)
 
 _MANAGEMENT_LIKE = f"{marks.PREFIX}%:{marks.MANAGEMENT}"
 _SERVICE_LIKE = f"{marks.PREFIX}%:{marks.SERVICE}"
+_BEFORE_OTHERS = priority_group.PRIORITY_DEFAULT - 100
 
 
 class PortOfAstaraError(exceptions.NotAuthorized):
@@ -63,6 +69,8 @@ class ServicePorts:
         model_query.register_hook(
             models_v2.Port, "astara_management_ports", query_hook=_without_management, filter_hook=None
         )
+        for model, column in ((local_ip.LocalIP, "local_port_id"), (local_ip.LocalIPAssociation, "fixed_port_id")):
+            db_api.sqla_listen(model, "before_insert", functools.partial(_before_local_ip, column))
         if not _has_port_security():
             LOG.error(
                 "Astara's service ports cannot be created: ML2 has no port security. Add port_security to "
@@ -99,9 +107,12 @@ class ServicePorts:
         if "description" in wanted and wanted["description"] != before["description"]:
             _check_description(payload.context, {**dict(before), **wanted})
 
-    @registry.receives(resources.PORT, [events.BEFORE_DELETE])
+    @registry.receives(resources.PORT, [events.BEFORE_DELETE], priority=_BEFORE_OTHERS)
     def _before_delete(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
-        _check_owner(payload.context, payload.metadata["port"])
+        port = payload.metadata["port"]
+        _check_owner(payload.context, port)
+        if marks.parse(port["description"]) is not None:
+            _release_from_local_ips(port["id"])
 
     @registry.receives(resources.TRUNK, [events.PRECOMMIT_CREATE])
     @registry.receives(resources.SUBPORTS, [events.PRECOMMIT_CREATE])
@@ -141,6 +152,32 @@ class ServicePorts:
                 collection_name=port_definition.COLLECTION_NAME,
             )
             registry.publish(resources.PORT, events.BEFORE_RESPONSE, self, payload=told)
+
+
+def _before_local_ip(column: str, _mapper: Any, connection: Any, target: Any) -> None:
+    """Nothing says that a port gets a local IP, which could then not be deleted: so each row is looked at."""
+    session = orm.object_session(target)
+    context = session.info.get("using_context") if session is not None else None
+    if context is None:
+        return
+    port, attributes = models_v2.Port, standard_attr.StandardAttribute
+    query = sa.select(port.id, port.project_id, attributes.description)
+    query = query.join(attributes, attributes.id == port.standard_attr_id).where(port.id == getattr(target, column))
+    for row in connection.execute(query).mappings():
+        _check_owner(context, row)
+
+
+def _release_from_local_ips(port_id: str) -> None:
+    """Local IPs from before the plugin refused them do not keep a port of ours, and agents hear that they go."""
+    plugin = directory.get_plugin(plugin_types.LOCAL_IP)
+    if plugin is None:
+        return
+    context = neutron_context.get_admin_context()
+    for found in local_ip_objects.LocalIP.get_objects(context, local_port_id=port_id):
+        for one in local_ip_objects.LocalIPAssociation.get_objects(context, local_ip_id=found.id):
+            plugin.delete_local_ip_port_association(context, one.fixed_port_id, found.id)
+        plugin.delete_local_ip(context, found.id)
+        LOG.info("Deleted local IP %s along with port %s, which is the orchestrator's", found.id, port_id)
 
 
 def _without_management(context: Any, port: Any, query: Any) -> Any:

@@ -7,7 +7,7 @@ from neutron.db import models_v2
 from neutron_lib import context
 from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
-from orchestration_api import OTHER_PROJECT, ROUTER, AstaraTestCase, admin, member
+from orchestration_api import OTHER_PROJECT, ROUTER, Answer, AstaraTestCase, Json, admin, member
 
 
 class TestForgedPorts(AstaraTestCase):
@@ -72,6 +72,73 @@ class TestTrunks(AstaraTestCase):
         trunk = self.made("trunk", member(), port_id=parent["id"])
         answer = self.call("PUT", f"/trunks/{trunk['id']}/add_subports", {"sub_ports": inside}, member())
         assert (answer.status, port["id"] in answer.message) == (403, True), answer.body
+
+
+class TestLocalIps(AstaraTestCase):
+    more_plugins: ClassVar[list[str]] = ["local_ip"]
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.net = self.network()
+        self.port = self.service_port(self.net)
+        self.desk = self.made("port", member(), network_id=self.net["id"])
+        # A tenant gives the first an address by a subnet of which hosts take theirs by themselves.
+        modes = {"ipv6_address_mode": "slaac", "ipv6_ra_mode": "slaac"}
+        self.made("subnet", member(), network_id=self.net["id"], ip_version=6, cidr="fd00::/64", **modes)
+
+    def address(self, port_id: str) -> str:
+        found = self.call("GET", f"/ports/{port_id}").body["port"]["fixed_ips"]
+        return str(found[0]["ip_address"])
+
+    def local_ip(self, port_id: str, caller: context.Context) -> Answer:
+        body = {"local_ip": {"local_port_id": port_id, "local_ip_address": self.address(port_id)}}
+        return self.call("POST", "/local-ips", body, caller)
+
+    def associated(self, local_ip_id: str, port_id: str, caller: context.Context) -> Answer:
+        body = {"port_association": {"fixed_port_id": port_id, "fixed_ip": self.address(port_id)}}
+        return self.call("POST", f"/local_ips/{local_ip_id}/port_associations", body, caller)
+
+    def of_a_tenant(self) -> Json:
+        """A local IP as it is meant to be."""
+        answer = self.call("POST", "/local-ips", {"local_ip": {"network_id": self.net["id"]}}, member())
+        assert answer.status == 201, answer.body
+        found: Json = answer.body["local_ip"]
+        return found
+
+    def test_a_tenant_cannot_make_one_of_a_service_port(self) -> None:
+        answer = self.local_ip(self.port["id"], member())
+        assert (answer.status, self.port["id"] in answer.message) == (403, True), answer.body
+        assert self.call("GET", "/local-ips").body == {"local_ips": []}
+        assert self.call("DELETE", f"/ports/{self.port['id']}").status == 204
+
+    def test_nor_lead_one_to_a_service_port(self) -> None:
+        own = self.of_a_tenant()
+        answer = self.associated(own["id"], self.port["id"], member())
+        assert (answer.status, self.port["id"] in answer.message) == (403, True), answer.body
+        path = f"/local_ips/{own['id']}/port_associations"
+        assert self.call("GET", path).body == {"port_associations": []}
+
+    def test_local_ips_of_tenants_are_theirs_as_ever(self) -> None:
+        own = self.of_a_tenant()
+        assert self.associated(own["id"], self.desk["id"], member()).status == 201
+        assert self.local_ip(self.desk["id"], member()).status == 201
+        assert self.call("DELETE", f"/ports/{self.desk['id']}", caller=member()).status == 409
+
+    def test_one_that_is_there_already_keeps_neither_the_port_nor_its_network(self) -> None:
+        # As from before the plugin: what the orchestrator may do stands for what everybody could.
+        made = self.local_ip(self.port["id"], admin()).body["local_ip"]
+        assert self.associated(made["id"], self.desk["id"], admin()).status == 201
+        assert self.associated(made["id"], self.port["id"], admin()).status == 201
+        deleted = self.call("DELETE", f"/ports/{self.desk['id']}", caller=member())
+        assert deleted.status == 204, deleted.body
+        deleted = self.call("DELETE", f"/networks/{self.net['id']}", caller=member())
+        assert deleted.status == 204, deleted.body
+        assert self.call("GET", "/local-ips").body == {"local_ips": []}
+
+    def test_who_may_not_delete_the_port_takes_none_from_it(self) -> None:
+        made = self.local_ip(self.port["id"], admin()).body["local_ip"]
+        assert self.call("DELETE", f"/ports/{self.port['id']}", caller=member()).status == 403
+        assert [one["id"] for one in self.call("GET", "/local-ips").body["local_ips"]] == [made["id"]]
 
 
 class TestServicePorts(AstaraTestCase):
