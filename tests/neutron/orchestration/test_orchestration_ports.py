@@ -15,6 +15,7 @@ from orchestration_api import (
     mark,
     member,
 )
+from oslo_utils import uuidutils
 
 
 class TestProtection(AstaraTestCase):
@@ -267,6 +268,26 @@ class TestNetworkDeletion(AstaraTestCase):
         self.made("port", network_id=self.net["id"], description=mark("mgt"))
         assert self.deleted() == 409
         assert self.exists()
+
+
+class TestSharedNetworks(AstaraTestCase):
+    """What docs/neutron.md tells operators to do."""
+
+    def test_one_with_a_service_port_is_made_private_once_the_service_project_may_use_it(self):
+        service = admin(project=uuidutils.generate_uuid())
+        owner = admin(project=TENANT_PROJECT)
+        net = self.network(owner, shared=True)
+        values = {"port_security_enabled": False, "security_groups": [], "fixed_ips": [], "description": mark("svc")}
+        port = self.made("port", service, network_id=net["id"], **values)
+        private = {"network": {"shared": False}}
+        assert self.call("PUT", f"/networks/{net['id']}", private, owner).status == 409
+        allowed = {"object_type": "network", "object_id": net["id"], "action": "access_as_shared"}
+        allowed["target_tenant"] = service.project_id
+        assert self.call("POST", "/rbac-policies", {"rbac_policy": allowed}, owner).status == 201
+        made = self.call("PUT", f"/networks/{net['id']}", private, owner)
+        assert (made.status, made.body["network"]["shared"]) == (200, False)
+        assert self.call("GET", f"/networks/{net['id']}", caller=member(OTHER_PROJECT)).status == 404
+        assert self.call("GET", f"/ports/{port['id']}").status == 200
 
 
 class TestWithoutPortSecurity(AstaraTestCase):
