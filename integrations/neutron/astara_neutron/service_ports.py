@@ -126,6 +126,16 @@ class ServicePorts:
         for port in directory.get_plugin().get_ports(payload.context.elevated(), filters={"id": ids}):
             _check_owner(payload.context, port)
 
+    @registry.receives(resources.NETWORK, [events.BEFORE_DELETE], priority=_BEFORE_OTHERS)
+    def _keep_network(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
+        """Neutron would name the ports that keep a network, management ports as well."""
+        with db_api.CONTEXT_READER.using(payload.context) as session:
+            port = models_v2.Port
+            here = session.query(port.id).filter(port.network_id == payload.resource_id)
+            shown = _without_management(payload.context, port, here)
+            if shown is not here and here.count() > shown.count():
+                raise exceptions.NetworkInUse(net_id=payload.resource_id, reason="Ports of the cloud are on it")
+
     @registry.receives(resources.NETWORK, [events.BEFORE_DELETE])
     def _release_network(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         """A network on which nothing is left but service ports may go, and they with it, as DHCP's ports do.

@@ -173,6 +173,17 @@ class TestHiding(AstaraTestCase):
         in_use = self.call("DELETE", f"/networks/{self.net['id']}", caller=member())
         assert in_use.status == 409
 
+    def test_what_keeps_the_network_is_not_named(self):
+        refused = self.call("DELETE", f"/networks/{self.net['id']}", caller=member())
+        assert refused.status == 409
+        assert refused.message.startswith(f"Unable to complete operation on network {self.net['id']}.")
+        assert self.port["id"] not in str(refused.body)
+        assert self.port["id"] in self.call("DELETE", f"/networks/{self.net['id']}").message
+        assert self.call("DELETE", f"/ports/{self.port['id']}").status == 204
+        assert self.other["id"] in self.call("DELETE", f"/networks/{self.net['id']}", caller=member()).message
+        assert self.call("DELETE", f"/ports/{self.other['id']}").status == 204
+        assert self.call("DELETE", f"/networks/{self.net['id']}", caller=member()).status == 204
+
     def test_neither_admins_nor_others_cost_a_query_more(self):
         for caller, looked in ((admin(), False), (member(OTHER_PROJECT), True)):
             asked = self.statements()
