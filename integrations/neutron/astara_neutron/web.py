@@ -6,6 +6,7 @@ them by one of two ways, depending on its version and pipeline: with the request
 
 import contextvars
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -20,12 +21,16 @@ from neutron_lib.api import faults
 
 MAX_BODY = 4 * 1024 * 1024
 """Bytes of a request's body."""
+MAX_DEPTH = 32
+"""Lists and objects within one another in a body: Neutron must be able to show what is kept of it."""
 
 Query = list[tuple[str, str]]
 
 _MOST_DIGITS = 20
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff\U00010000-\U0010ffff]")
 _ACTIONS = ("index", "show", "create", "update", "delete")
+_FORMS = ("new", "edit")
+"""Routes has pages with a form for each collection; these have none."""
 _request: contextvars.ContextVar[Any] = contextvars.ContextVar("request")
 
 
@@ -68,9 +73,12 @@ def body(name: str) -> Any:
     if len(given) > MAX_BODY:
         raise WrongField("body", f"at most {MAX_BODY} bytes are taken")
     try:
-        found = json.loads(given)
+        found = json.loads(given, parse_float=_finite, parse_constant=_finite)
     except ValueError:
         raise WrongField("body", "JSON is expected") from None
+    except RecursionError:
+        raise _too_deep() from None
+    _check_depth(found)
     if not isinstance(found, dict) or set(found) != {name}:
         raise WrongField("body", f'an object with the one key "{name}" is expected')
     return found[name]
@@ -92,10 +100,45 @@ def number(field: str, text: str, least: int, most: int) -> int:
     return int(text)
 
 
+def attributes(collection: str) -> dict[str, dict[str, Any]]:
+    """Those of a collection for Neutron's list of them: none, which it asks where pecan reads the query."""
+    return {collection.replace("-", "_"): {}}
+
+
 def published(collection: str, controller: Any) -> list[Any]:
     """A controller, with `index`, `show` or `update`, as an extension's resources."""
-    made = resource.Resource(_Answering(controller), faults.FAULT_MAP, action_status={"update": 200})
+    made = resource.Resource(
+        _Answering(controller), faults.FAULT_MAP, {"application/json": _Unread()}, action_status={"update": 200}
+    )
     return [extensions.ResourceExtension(collection, made)]
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise WrongField("body", f"JSON has no number {text[:_MOST_DIGITS]}, leave it out")
+    return number
+
+
+def _check_depth(found: Any) -> None:
+    level = [found]
+    for _ in range(MAX_DEPTH):
+        level = [one for within in level if isinstance(within, dict | list)
+                 for one in (within.values() if isinstance(within, dict) else within)]  # fmt: skip
+    if level:
+        raise _too_deep()
+
+
+def _too_deep() -> WrongField:
+    return WrongField("body", f"at most {MAX_DEPTH} levels of lists and objects are taken")
+
+
+class _Unread:
+    """In the place of Neutron's own reading of bodies, which has no answer to one that is nested deeply."""
+
+    def deserialize(self, _body: bytes) -> dict[str, Any]:
+        """Nothing: `body` reads the request's."""
+        return {"body": None}
 
 
 class _Answering:
@@ -105,6 +148,8 @@ class _Answering:
         for action in _ACTIONS:
             answer = getattr(controller, action, None)
             setattr(self, action, _refused if answer is None else _knowing(answer))
+        for action in _FORMS:
+            setattr(self, action, _unknown)
 
     @property
     def _collection(self) -> str:
@@ -114,6 +159,10 @@ class _Answering:
 
 def _refused(*_request: Any, **_named: Any) -> None:
     raise webob.exc.HTTPMethodNotAllowed
+
+
+def _unknown(*_request: Any, **_named: Any) -> None:
+    raise webob.exc.HTTPNotFound
 
 
 def _knowing(answer: Callable[..., Any]) -> Callable[..., Any]:

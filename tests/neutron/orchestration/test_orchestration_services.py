@@ -113,6 +113,17 @@ class TestServices(ServicesTestCase):
         assert self.report(HEALTH | {"host": "a💥b"}).status == 200
         assert [name for _, name in self.agents()] == ["a\ufffdb"]
 
+    def test_what_was_taken_of_configurations_can_be_shown(self):
+        deep: list[object] = []
+        for _ in range(27):
+            deep = [deep]
+        assert self.report(HEALTH | {"configurations": {"a": deep}}).status == 200
+        assert self.agents()["Astara health", "health-0"]["configurations"] == {"a": deep}
+        for _ in range(900):
+            deep = [deep]
+        refused = self.report(HEALTH | {"configurations": {"a": deep}})
+        assert (refused.status, "at most 32 levels" in refused.message) == (400, True), refused.body
+
     def test_bad_input_names_the_field_and_changes_nothing(self):
         bad = {
             "services[1]": ["x", None, []],
@@ -134,6 +145,10 @@ class TestServices(ServicesTestCase):
                 assert refused.message.startswith(f"{field}:"), (refused.message, one)
         for value in (None, {}, "x", [HEALTH] * 1001):
             assert self.call("PUT", "/astara-services/astara", {"services": value}).status == 400
+        for number in (b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999"):
+            text = b'{"services": [{"binary": "astara-worker", "host": "h", "configurations": {"a": %s}}]}' % number
+            refused = self.call("PUT", "/astara-services/astara", text)
+            assert (refused.status, number.decode() in refused.message) == (400, True), refused.body
         for deployment in ("UPPER", "x" * 17, "a%20b"):
             assert self.report(WORKER, deployment=deployment).message.startswith("deployment:")
         assert self.agents() == {}

@@ -238,6 +238,22 @@ class TestWhoAndWhat(StatusTestCase):
                 assert refused.message.startswith(field), (refused.message, body)
         assert self.shown()["status"] == self.router["status"]
 
+    def test_a_body_that_is_nested_too_deeply_is_refused(self):
+        path = f"/astara-router-statuses/{self.router['id']}"
+        for count in (33, 900, 200_000):
+            for inside in (b"[" * count + b"]" * count, b'{"a":' * count + b"1" + b"}" * count, b"[" * count):
+                for body in (inside, b'{"router_status": {"ports": ' + inside + b"}}"):
+                    refused = self.call("PUT", path, body)
+                    assert refused.status == 400, (count, refused.body)
+                    expected = ("body: at most 32 levels", "body: JSON is expected")
+                    assert refused.message.startswith(expected), refused.message
+        assert self.tell(status="ERROR").status == 200
+
+    def test_forms_are_not_there(self):
+        for collection in ("astara-router-snapshots", "astara-router-statuses", "astara-services"):
+            for path in ("new", f"{self.router['id']}/edit"):
+                assert self.call("GET", f"/{collection}/{path}").status == 404, (collection, path)
+
     def test_a_query_that_is_no_text_is_the_requests_fault(self):
         for query in ("?marker=%ff", "?%ff=1", f"/{self.router['id']}?instance=%ff"):
             answer = self.call("GET", f"/astara-router-snapshots{query}")

@@ -170,12 +170,13 @@ class TestRefusals(SnapshotTestCase):
             self.refused(f"limit={value}", "limit")
         self.refused("fields=nothing", "fields")
         self.refused("fields=router&fields=", "fields")
-        self.refused("marker=" + "a" * 65, "marker")
+        self.refused("marker=" + "a" * 65, "marker: an id of at most 64 characters")
         self.refused("colour=red", "colour")
 
     def test_bad_queries_of_one_router_too(self) -> None:
         router = self.router()
-        for query, field in (("instance=" + "a" * 65, "instance"), ("limit=1", "limit")):
+        for query, field in (("instance=" + "a" * 65, "instance: an id of at most 64 characters"),
+                             ("limit=1", "limit")):  # fmt: skip
             answer = self.call("GET", f"{SNAPSHOTS}/{router['id']}?{query}")
             assert answer.status_int == 400
             assert field in answer.json["NeutronError"]["message"]
@@ -190,6 +191,14 @@ class TestRefusals(SnapshotTestCase):
             answer = self.call("GET", path, caller=tenant())
             assert answer.status_int in (403, 404)
             assert set(answer.json) == {"NeutronError"}
+
+    def test_forms_are_not_there(self) -> None:
+        router = self.router()
+        for _ in ("pecan", "the filter `extensions`"):
+            for collection in (SNAPSHOTS, "/astara-router-statuses", "/astara-services"):
+                for path in ("new", f"{router['id']}/edit"):
+                    assert 400 <= self.call("GET", f"{collection}/{path}").status_int < 500, (collection, path)
+            self.answer_as_extensions()
 
     def test_nothing_can_be_written(self) -> None:
         router = self.router()

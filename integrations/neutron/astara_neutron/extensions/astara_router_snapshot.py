@@ -11,6 +11,7 @@ _KEY = "router_snapshots"
 _LIMIT, _MOST = 100, 500
 _MOST_REVISION = 2**63 - 1
 _MOST_ID = 64
+"""Characters."""
 
 
 class Controller:
@@ -21,9 +22,9 @@ class Controller:
         web.enforce(request.context, _RULE)
         instance = None
         for name, value in web.query():
-            if name != "instance" or len(value) > _MOST_ID:
+            if name != "instance":
                 raise web.WrongField(name, 'only "instance", the id of a server, is understood')
-            instance = value
+            instance = _id(name, value)
         return {"router_snapshot": snapshot.of(request.context, id, instance)}
 
     def index(self, request: Any, **_parts: Any) -> dict[str, Any]:
@@ -37,8 +38,8 @@ class Controller:
                 told = web.number(name, value, 0, _MOST_REVISION)
             elif name == "limit":
                 limit = web.number(name, value, 1, _MOST)
-            elif name == "marker" and len(value) <= _MOST_ID:
-                marker = value
+            elif name == "marker":
+                marker = _id(name, value)
             elif name == "fields" and value in ("id", *snapshot.PARTS):
                 fields.add(value)
             elif name == "fields":
@@ -58,6 +59,12 @@ class Controller:
         return answer
 
 
+def _id(field: str, value: str) -> str:
+    if len(value) > _MOST_ID:
+        raise web.WrongField(field, f"an id of at most {_MOST_ID} characters is expected")
+    return value
+
+
 class Astara_router_snapshot(web.Descriptor):  # noqa: N801 - Neutron finds it by the file's name
     """Everything that a router's configuration is made of, in one read."""
 
@@ -65,8 +72,8 @@ class Astara_router_snapshot(web.Descriptor):  # noqa: N801 - Neutron finds it b
     title = "Router snapshots"
 
     def get_extended_resources(self, _version: str) -> dict[str, Any]:
-        """Nothing, by name: where pecan reads the query, it asks which attributes there are."""
-        return {_COLLECTION.replace("-", "_"): {}}
+        """The collection's attributes."""
+        return web.attributes(_COLLECTION)
 
     @classmethod
     def get_resources(cls) -> list[Any]:

@@ -37,8 +37,8 @@ class Astara_router_status(web.Descriptor):  # noqa: N801 - Neutron finds it by 
         return web.published(_COLLECTION, Controller())
 
     def get_extended_resources(self, version: str) -> dict[str, Any]:
-        """What routers show beside what they show anyway."""
-        return _ATTRIBUTES if version == "2.0" else {}
+        """What routers show beside what they show anyway, and the collection's attributes."""
+        return {**(_ATTRIBUTES if version == "2.0" else {}), **web.attributes(_COLLECTION)}
 
     def get_required_extensions(self) -> list[str]:
         """There must be routers."""

@@ -32,6 +32,10 @@ class Astara_services(web.Descriptor):  # noqa: N801 - Neutron finds it by the f
         """The collection."""
         return web.published(_COLLECTION, Controller())
 
+    def get_extended_resources(self, _version: str) -> dict[str, Any]:
+        """The collection's attributes."""
+        return web.attributes(_COLLECTION)
+
     def get_required_extensions(self) -> list[str]:
         """There must be such a list."""
         return [agent.ALIAS]
