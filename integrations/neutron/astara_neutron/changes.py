@@ -171,18 +171,25 @@ def touched_by(one: Any, *, deleted: bool = False) -> Iterator[Touched]:
 
 
 def _of_port(port: models_v2.Port, *, deleted: bool) -> Iterator[Touched]:
-    owners = _values(port, "device_owner")
-    if owners & {*INTERNAL, GATEWAY}:
+    owners = _states(port, "device_owner")
+    own = owners & {*INTERNAL, GATEWAY}
+    if own:
         yield from (Touched(ROUTER, router_id) for router_id in _values(port, "device_id"))
-    elif marks.parse(port.description) is None and (deleted or _changed(port) - _NOT_CONFIGURED):
+    # One that a router takes, or gives back, is also an allocation that comes and goes.
+    if owners != own and marks.parse(port.description) is None and (deleted or _changed(port) - _NOT_CONFIGURED):
         yield Touched(PORTS, port.network_id)
 
 
 def _values(one: Any, name: str) -> set[str]:
     """What an attribute is and was, without what is empty."""
+    return {str(value) for value in _states(one, name) if value}
+
+
+def _states(one: Any, name: str) -> set[Any]:
+    """What an attribute is and was."""
     getattr(one, name)  # read, should it have expired
     history = sa.inspect(one).attrs[name].history
-    return {str(value) for value in (*history.deleted, *history.unchanged, *history.added) if value}
+    return {*history.deleted, *history.unchanged, *history.added}
 
 
 def _changed(one: Any) -> set[str]:

@@ -122,6 +122,18 @@ class TestWhatIsLogged(ChangeTestCase):
         self.seen(lambda: self.changed("port", port, description="a desk"))
         self.seen(lambda: self.done("DELETE", f"/ports/{port['id']}"))
 
+    def test_a_port_that_becomes_another_routers_interface_concerns_the_router_that_is_there_too(self) -> None:
+        self.a_cloud()
+        port = self.made("port", network_id=self.inner["id"], project_id="tenant")
+        self.announced()
+        told = self.revision()
+        self.done("PUT", f"/routers/{self.other['id']}/add_router_interface", {"port_id": port["id"]})
+        both = sorted([self.mine["id"], self.other["id"]])
+        assert self.since(told) == both
+        assert sorted(self.announced()) == both
+        owners = {one["id"]: one["device_owner"] for one in self.snapshot(self.mine)["allocations"]}
+        assert owners[port["id"]] == "network:router_interface"
+
     def test_floating_ips_that_come_move_and_go(self) -> None:
         self.a_cloud()
         port = self.made("port", network_id=self.inner["id"], project_id="tenant")
