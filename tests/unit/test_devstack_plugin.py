@@ -109,6 +109,10 @@ def test_the_scripts_are_clean() -> None:
         ({}, "No image of the appliance is named: set ASTARA_APPLIANCE_IMAGE_URL"),
         ({**IMAGE, "BUILD_ASTARA_APPLIANCE_IMAGE": "True"}, "choose one"),
         ({**IMAGE, "ASTARA_APPLIANCE_REPO": "https://git.example.org/a"}, "is for BUILD_ASTARA_APPLIANCE_IMAGE=True"),
+        (
+            {**IMAGE, "ASTARA_APPLIANCE_DIR": "/opt/appliance"},
+            "ASTARA_APPLIANCE_DIR is for BUILD_ASTARA_APPLIANCE_IMAGE",
+        ),
         ({**IMAGE, "ENABLED_SERVICES": "astara"}, "it needs Nova"),
     ],
 )
