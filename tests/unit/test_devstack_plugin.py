@@ -195,6 +195,25 @@ def test_the_settings_are_what_the_services_read(devstack: DevStack) -> None:
     assert "se$cret-of-user" not in shown
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        ("ssh-rsa AAAA= me@here\nssh-rsa BBBB= you@there\n", "ssh-rsa AAAA= me@here", "has more than one key"),
+        ("# ours\n\n  ssh-ed25519 A$A\\A me\r\n\n# theirs\n", r"ssh-ed25519 A$A\A me", ""),
+        ("ssh-rsa AAAA=", "ssh-rsa AAAA=", ""),
+        ("\n# none\n", "", "There is no key in"),
+    ],
+)
+def test_the_first_key_of_a_file_is_who_may_log_in(devstack: DevStack, text: str, key: str, said: str) -> None:
+    file = devstack.folder / "keys"
+    file.write_text(text)
+    shown = devstack.stack(**IMAGE, ASTARA_APPLIANCE_SSH_PUBLIC_KEY=str(file))
+    read = settings.load("test", ["--config-file", str(devstack.orchestrator)], [RouterSettings])
+    assert read[RouterSettings].ssh_public_key == key
+    sentences = [line for line in shown.splitlines() if line.startswith((f"{file} has", f"There is no key in {file}"))]
+    assert [said in line for line in sentences] == [True] * bool(said)
+
+
 def test_with_ovs_every_router_is_astaras(devstack: DevStack) -> None:
     devstack.stack(**IMAGE, **OVS)
     assert "claim = all" in devstack.orchestrator.read_text()
