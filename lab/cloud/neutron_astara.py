@@ -5,6 +5,7 @@ is not what it was at the last look, which tells the same as the real thing's lo
 """
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .neutron_base import forbidden
@@ -14,10 +15,12 @@ from .web import Call, CloudError, Reply, Routes
 if TYPE_CHECKING:
     from .neutron import NetworkService
 
-ALIASES = ("astara-router-snapshot", "astara-router-status", "astara-services")
+ALIASES = ("astara-router-snapshot", "astara-router-status", "astara-services", "l3-conntrack-helper", "l3-ndp-proxy",
+           "qos", "qos-fip", "qos-gateway-ip")  # fmt: skip
 
 _ALLOCATION = ("id", "network_id", "device_id", "device_owner", "mac_address", "fixed_ips", "description", "dns_name",
                "admin_state_up", "extra_dhcp_opts", "revision_number")  # fmt: skip
+_HELPER = ("id", "protocol", "port", "helper")
 _STATUSES = {
     "status": ("ACTIVE", "ALLOCATING", "ERROR"),
     "floating_ips": ("ACTIVE", "DOWN", "ERROR"),
@@ -35,6 +38,8 @@ class AstaraExtensions:
         self._revision = 1
         self._seen: dict[str, tuple[str, int, str]] = {}  # digest, revision, project
         self._gone: dict[str, tuple[int, str]] = {}
+        self.who_serves_dhcp = "appliance"
+        """Or `neutron`."""
         self.services: dict[str, list[Row]] = {}
         """By deployment, as last reported."""
         self.conntrack_helpers: dict[str, list[Row]] = {}
@@ -42,7 +47,7 @@ class AstaraExtensions:
         self.ndp_proxies: dict[str, list[Row]] = {}
         """By router, as `GET /ndp_proxies` shows them."""
         self.qos_policies: dict[str, Row] = {}
-        """By id, as `GET /qos/policies` shows them; a test puts them there, for nothing else reads them."""
+        """By id, as `GET /qos/policies` shows them; a test puts them there."""
 
     def routes(self, routes: Routes) -> None:
         """The calls."""
@@ -50,13 +55,16 @@ class AstaraExtensions:
         routes.add("GET", "/v2.0/astara-router-snapshots/{id}", self._show)
         routes.add("PUT", "/v2.0/astara-router-statuses/{id}", self._set_status)
         routes.add("PUT", "/v2.0/astara-services/{deployment}", self._set_services)
+        routes.add("GET", "/v2.0/routers/{id}/conntrack_helpers", self._list_helpers)
+        routes.add("GET", "/v2.0/ndp_proxies", self._list_proxies)
+        routes.add("GET", "/v2.0/qos/policies", self._list_policies)
 
     def _show(self, call: Call) -> Reply:
         _only_admins(call)
         router = self._service.routers.get(call.variables[0])
         self._note(router)
         instance = dict(call.query()).get("instance") if call.query_string else None
-        return Reply({"router_snapshot": self._snapshot(router, instance) | {"revision": self._revision}})
+        return Reply({"router_snapshot": self.snapshot(router, instance) | {"revision": self._revision}})
 
     def _list(self, call: Call) -> Reply:
         _only_admins(call)
@@ -82,7 +90,7 @@ class AstaraExtensions:
             if revision <= since:
                 continue
             if not row:
-                whole = self._snapshot(self._service.routers.get(router_id), None) | {"revision": revision}
+                whole = self.snapshot(self._service.routers.get(router_id), None) | {"revision": revision}
                 row = {key: value for key, value in whole.items() if len(fields) == 1 or key in fields}
             found.append(row)
         body: dict[str, Any] = {"router_snapshots": found[:limit], "revision": self._revision}
@@ -90,6 +98,18 @@ class AstaraExtensions:
             href = f"{call.base_url}{call.path}?marker={found[limit - 1]['id']}"
             body["router_snapshots_links"] = [{"rel": "next", "href": href}]
         return Reply(body)
+
+    def _list_helpers(self, call: Call) -> Reply:
+        router = self._service.routers.find(call.context, call.variables[0])
+        helpers = self.conntrack_helpers.get(router["id"], [])
+        return Reply({"conntrack_helpers": [{key: one[key] for key in _HELPER} for one in helpers]})
+
+    def _list_proxies(self, call: Call) -> Reply:
+        proxies = [one for several in self.ndp_proxies.values() for one in several]
+        return Reply({"ndp_proxies": _filtered(call, proxies)})
+
+    def _list_policies(self, call: Call) -> Reply:
+        return Reply({"policies": _filtered(call, self.qos_policies.values())})
 
     def _look(self) -> None:
         """Count revisions of what changed since the last look."""
@@ -102,7 +122,7 @@ class AstaraExtensions:
 
     def _note(self, router: Row, *, counts: bool = True) -> None:
         """Look at one router; a change that does not count is ours."""
-        digest = json.dumps(self._snapshot(router, None), sort_keys=True)
+        digest = json.dumps(self.snapshot(router, None), sort_keys=True)
         before = self._seen.get(router["id"])
         if before is not None and before[0] == digest:
             return
@@ -110,7 +130,8 @@ class AstaraExtensions:
         revision = self._revision if counts or before is None else before[1]
         self._seen[router["id"]] = (digest, revision, str(router["project_id"]))
 
-    def _snapshot(self, router: Row, instance: str | None) -> Row:
+    def snapshot(self, router: Row, instance: str | None) -> Row:
+        """A router's, without its revision; `instance` is the server whose ports it is to have."""
         service = self._service
         own = service.ports.table.find("device_id", router["id"])
         networks = sorted({port["network_id"] for port in own})
@@ -121,7 +142,7 @@ class AstaraExtensions:
         policies = {one.get("qos_policy_id") for one in (router["external_gateway_info"] or {}, *floating)}
         return {
             "id": router["id"],
-            "dhcp": "appliance",
+            "dhcp": self.who_serves_dhcp,
             "ha": router["ha"],
             "router": dict(router),
             "ports": [dict(port) for port in own],
@@ -183,6 +204,14 @@ class AstaraExtensions:
             raise CloudError(400, "HTTPBadRequest", "services: a list of objects with binary and host is expected")
         self.services[call.variables[0]] = services
         return Reply({"services": services})
+
+
+def _filtered(call: Call, rows: Iterable[Row]) -> list[Row]:
+    """Those that have, of each name in the query, one of its values."""
+    wanted: dict[str, set[str]] = {}
+    for name, value in call.query() if call.query_string else []:
+        wanted.setdefault(name, set()).add(value)
+    return [dict(row) for row in rows if all(str(row.get(name)) in values for name, values in wanted.items())]
 
 
 def _only_admins(call: Call) -> None:

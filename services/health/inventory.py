@@ -7,6 +7,7 @@ then changes too; or, where Neutron refuses that (it does as long as it validate
 whole, and ports of tenants only with every full listing.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -55,6 +56,8 @@ class Findings:
     """Networks to which a claimed resource is internally attached and on which tenants' ports changed."""
     touched: list[ingest.InventoryResource] = field(default_factory=list)
     """Claimed ones of which something changed that their fingerprint does not show."""
+    gone: list[ingest.InventoryResource] = field(default_factory=list)
+    """Claimed ones that Neutron says were deleted, each once; those that are only missing are for a full listing."""
 
 
 class Inventory:
@@ -76,6 +79,7 @@ class Inventory:
         self._changed_since = True  # Neutron tells what changed since a time; found out at the first look
         self._revision: int | None = None  # of Astara's plugin in Neutron, up to which changes are known
         self._seen: dict[str, int] = {}  # the last change of each router that was listed after that revision
+        self._gone: set[str] = set()  # routers of the last full listing of which it was told that they were deleted
         self.resources: dict[str, ingest.InventoryResource] = {}
 
     @property
@@ -98,7 +102,7 @@ class Inventory:
         self._check(len(tables.routers))
         before = self._digests.by_network if self._digests is not None else None
         self._tables, self._digests, self._looked_at, self._revision = tables, digests, began, revision
-        self._seen = {}
+        self._seen, self._gone = {}, set()
         self.resources = resources(tables, self._claim)
         findings = Findings(list(self.resources.values()))
         owners = {one: str(row.get("project_id") or row.get("tenant_id") or "") for one, row in tables.routers.items()}
@@ -113,14 +117,16 @@ class Inventory:
         """Look at what changed. Raises ListingError; what was known then stays."""
         began = self._clock.wall()
         listed: set[str] = set()
+        deleted: set[str] = set()
         moved: set[str] = set()
         if self._revision is not None:
             try:
-                listed = await self._merge_snapshots(self._revision)
+                listed, deleted = await self._merge_snapshots(self._revision)
             except ListingError as error:
-                if error.status not in (404, 410):
+                if error.status not in (403, 404, 410):
                     raise
-                # The plugin was taken out, or Neutron's database is another: the next full listing begins anew.
+                # The plugin was taken out, its policy or Neutron's database is another: the next full listing begins
+                # anew.
                 self._revision = None
                 _log.warning("Neutron does not know the revision up to which changes are known", error=str(error))
         if self._revision is None:
@@ -130,7 +136,9 @@ class Inventory:
         news = [one for one in self.resources.values() if before.get(one.resource_id) != one]
         fresh = {one.resource_id for one in news}
         touched = [one for one in self.resources.values() if one.resource_id in listed - fresh]
-        return Findings(news, networks=self._attached(moved), touched=touched)
+        gone = [one for one in self.resources.values() if one.resource_id in deleted - self._gone]
+        self._gone |= deleted
+        return Findings(news, networks=self._attached(moved), touched=touched, gone=gone)
 
     async def _look(self) -> set[str]:
         """Without the plugin: merge what changed; answers with the networks on which tenants' ports changed."""
@@ -160,27 +168,38 @@ class Inventory:
             return None
         return revision
 
-    async def _merge_snapshots(self, since: int) -> set[str]:
-        """Merge snapshots of what changed since a revision; answers with the routers whose changes are news.
+    async def _merge_snapshots(self, since: int) -> tuple[set[str], set[str]]:
+        """Merge snapshots of what changed since a revision; answers with the routers whose changes are news, and with
+        those that were deleted. ListingError, with nothing merged, when a snapshot lacks something.
 
         Late ones are listed again and again, for as long as a transaction could still add to them.
         """
-        rows, self._revision = await self._lister.snapshots(since, _SNAPSHOT)
-        tables = self._tables
-        # What is gone is for a full listing to say, and for the change feed.
+        rows, revision = await self._lister.snapshots(since, _SNAPSHOT)
+        # What is gone stays in the tables until a full listing says so too.
         found = {row["id"]: row for row in rows if not row.get("deleted")}
-        networks = {one["id"] for row in found.values() for one in row["networks"]}
-        tables.ports = {one: row for one, row in tables.ports.items() if row.get("device_id") not in found}
-        tables.subnets = {one: row for one, row in tables.subnets.items() if row.get("network_id") not in networks}
-        tables.floatingips = {one: row for one, row in tables.floatingips.items() if row.get("router_id") not in found}
-        for row in found.values():
-            tables.routers[row["id"]] = _chosen(row["router"], _ROUTER)
-            tables.ports |= _by_id([_chosen(one, _ROUTER_PORT) for one in row["ports"]])
-            tables.networks |= _by_id([_chosen(one, _NETWORK) for one in row["networks"]])
-            tables.subnets |= _by_id([_chosen(one, _SUBNET) for one in row["subnets"]])
-            tables.floatingips |= _by_id([_chosen(one, _FLOATING_IP) for one in row["floating_ips"]])
-        before, self._seen = self._seen, {one: int(row.get("revision") or 0) for one, row in found.items()}
-        return {one for one, last in self._seen.items() if last > before.get(one, -1)}
+        try:
+            fresh = Tables(
+                routers={one: _chosen(row["router"], _ROUTER) for one, row in found.items()},
+                ports=_by_id([_chosen(one, _ROUTER_PORT) for row in found.values() for one in row["ports"]]),
+                networks=_by_id([_chosen(one, _NETWORK) for row in found.values() for one in row["networks"]]),
+                subnets=_by_id([_chosen(one, _SUBNET) for row in found.values() for one in row["subnets"]]),
+                floatingips=_by_id(
+                    [_chosen(one, _FLOATING_IP) for row in found.values() for one in row["floating_ips"]]
+                ),
+            )
+            seen = {one: int(row.get("revision") or 0) for one, row in found.items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ListingError("GET /astara-router-snapshots", 200, f"not a snapshot: {error!r}") from error
+        tables = self._tables
+        tables.routers |= fresh.routers
+        tables.ports = _without(tables.ports, "device_id", found) | fresh.ports
+        tables.networks |= fresh.networks
+        tables.subnets = _without(tables.subnets, "network_id", fresh.networks) | fresh.subnets
+        tables.floatingips = _without(tables.floatingips, "router_id", found) | fresh.floatingips
+        before, self._seen, self._revision = self._seen, seen, revision
+        return {one for one, last in seen.items() if last > before.get(one, -1)}, {row["id"] for row in rows} - set(
+            found
+        )
 
     async def _list_tables(self) -> Tables:
         lister = self._lister
@@ -250,6 +269,10 @@ class Inventory:
 
 def _chosen(row: Row, fields: str) -> Row:
     return {field: row.get(field) for field in fields.split()}
+
+
+def _without(rows: dict[str, Row], name: str, values: Container[object]) -> dict[str, Row]:
+    return {one: row for one, row in rows.items() if row.get(name) not in values}
 
 
 def _by_id(rows: list[Row]) -> dict[str, Row]:

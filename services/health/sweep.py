@@ -134,11 +134,8 @@ class Sweep:
             metrics.MOVED.labels("resource").inc(len(found.resources))
         if (full or found.resources) and not await self._stream.send(found.resources, found.instances, full=full):
             return False
-        for one in found.touched:
-            metrics.MOVED.labels("touched").inc()
-            event = pb.Event(kind=pb.EVENT_KIND_UPDATE, priority=pb.PRIORITY_RESYNC, source="health.changes")
-            event.subject.resource_id, event.subject.project_id = one.resource_id, one.tenant_id
-            await self._publisher.publish(event)
+        await self._hint(pb.EVENT_KIND_UPDATE, "touched", found.touched)
+        await self._hint(pb.EVENT_KIND_DELETE, "gone", found.gone)
         for network_id in found.networks:
             metrics.MOVED.labels("network").inc()
             event = pb.Event(kind=pb.EVENT_KIND_UPDATE, priority=pb.PRIORITY_RESYNC, source="health.ports")
@@ -146,6 +143,13 @@ class Sweep:
             event.subject.scope = pb.ATTACHMENT_SCOPE_INTERNAL
             await self._publisher.publish(event)
         return True
+
+    async def _hint(self, kind: "pb.EventKind.ValueType", what: str, resources: list[ingest.InventoryResource]) -> None:
+        for one in resources:
+            metrics.MOVED.labels(what).inc()
+            event = pb.Event(kind=kind, priority=pb.PRIORITY_RESYNC, source="health.changes")
+            event.subject.resource_id, event.subject.project_id = one.resource_id, one.tenant_id
+            await self._publisher.publish(event)
 
     def _report(self, instances: list[ingest.InventoryInstance]) -> None:
         """Say what nobody needs, once; nothing is removed."""

@@ -3,8 +3,11 @@
 With the extension `astara-router-snapshot` a reading is one call. Without it, it costs six in two rounds, whatever the
 router's size: the router, and its ports with those of its instance; then networks, subnets, floating IPs and the
 addresses to serve. Only port forwardings that Neutron does not show in full with their floating IP cost a call each
-floating IP. Filters repeat a name to mean "or"; long lists of ids are split so that no URL grows beyond what servers
-take. A port is ours when it carries our mark and belongs to the service user's project: tenants may write any mark.
+floating IP, and QoS policies, conntrack helpers and NDP proxies one a kind where a router has any. Both ways give the
+same reading, so that nothing changes for a router when snapshots come or go.
+
+Filters repeat a name to mean "or"; long lists of ids are split so that no URL grows beyond what servers take. A port is
+ours when it carries our mark and belongs to the service user's project: tenants may write any mark.
 """
 
 import asyncio
@@ -17,7 +20,7 @@ from services.common import logging, marks
 
 from .cloud import Api, Json, Params
 from .errors import CloudError, ForbiddenError, NotFoundError
-from .reading import GATEWAY_OWNER, INTERFACE_OWNERS, RouterReading, reading_of, reading_of_snapshot
+from .reading import GATEWAY_OWNER, INTERFACE_OWNERS, RouterReading, add_extras, reading_of, reading_of_snapshot
 
 _IDS_PER_CALL = 100
 
@@ -26,6 +29,7 @@ STATUS = "astara-router-status"
 """Extensions that Astara's own plugin brings into Neutron (docs/contracts.md)."""
 
 _POLICY = "astara_orchestrator"
+_QOS = {"qos-fip", "qos-gateway-ip"}
 
 _log = logging.get(__name__)
 
@@ -44,8 +48,11 @@ class Neutron:
         self.extensions: frozenset[str] = frozenset()
         self.project_id = ""
         """The service user's project; the preflight finds it."""
-        self.serves_dhcp: bool | None = True
-        """Whether appliances are to serve DHCP where a subnet has it enabled; None: as a snapshot says."""
+        self.serves_dhcp = True
+        """Whether appliances are to serve DHCP where a subnet has it enabled, as far as is known."""
+        self.is_told_dhcp = False
+        """Whether that is for snapshots to say; what the last one said holds where there is none."""
+        self._is_refused = False
 
     async def load_extensions(self) -> None:
         """Learn once what this Neutron can do."""
@@ -69,7 +76,9 @@ class Neutron:
                 await self.load_extensions()
                 _log.warning("Neutron has no snapshot of a router that it has", resource=router_id)
             except ForbiddenError as error:
-                _log.error("Neutron lets nobody read snapshots as this user", policy=_POLICY, reason=str(error))
+                if not self._is_refused:
+                    self._is_refused = True
+                    _log.error("Neutron lets nobody read snapshots as this user", policy=_POLICY, reason=str(error))
         devices = [("device_id", router_id)] + ([("device_id", server_id)] if server_id else [])
         answer, ports = await asyncio.gather(
             self._api.get(f"/routers/{router_id}"), self.listing("ports", devices), return_exceptions=True
@@ -79,21 +88,31 @@ class Neutron:
         if isinstance(ports, BaseException):
             raise ports
         reading = reading_of(answer["router"], server_id, ports, started)
-        reading.serves_dhcp = self.serves_dhcp is not False
+        reading.serves_dhcp = self.serves_dhcp
         attached = reading.attached_network_ids
-        if not attached:
-            return reading
         own = (*reading.interface_ports, *reading.gateway_ports)
         subnet_ids = {ip["subnet_id"] for port in own for ip in port["fixed_ips"]}
-        networks, subnets, reading.floating_ips, reading.allocations, reading.labels = await asyncio.gather(
+        (
+            networks,
+            subnets,
+            reading.floating_ips,
+            reading.allocations,
+            reading.labels,
+            helpers,
+            proxies,
+        ) = await asyncio.gather(
             self._by_ids("networks", "id", attached),
             self._by_ids("subnets", "id", sorted(subnet_ids)),
             self._floating_ips(reading),
             self._by_ids("ports", "network_id", reading.internal_network_ids, _ALLOCATION_FIELDS),
             self._metering_labels(reading),
+            self._conntrack_helpers(reading.router),
+            self._ndp_proxies(reading.router),
         )
         reading.networks = {network["id"]: network for network in networks}
         reading.subnets = {subnet["id"]: subnet for subnet in subnets}
+        policies = await self._by_ids("qos/policies", "id", reading.qos_policy_ids) if _QOS & self.extensions else []
+        add_extras(reading, policies, helpers, proxies, ha=bool(reading.router.get("ha")))
         return reading
 
     async def _snapshot(self, router_id: str, server_id: str | None, started: float) -> RouterReading:
@@ -101,11 +120,25 @@ class Neutron:
         told = await self._api.get(path, {"instance": server_id} if server_id else None)
         try:
             reading = reading_of_snapshot(told["router_snapshot"], server_id, started)
-        except KeyError as error:
-            raise CloudError("neutron", f"GET {path}", 200, f"the snapshot has no {error}") from None
-        if self.serves_dhcp is not None:
-            reading.serves_dhcp = self.serves_dhcp
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise CloudError("neutron", f"GET {path}", 200, f"not a snapshot: {error!r}") from None
+        self._is_refused = False
+        if self.is_told_dhcp:
+            self.serves_dhcp = reading.serves_dhcp
+        reading.serves_dhcp = self.serves_dhcp
         return reading
+
+    async def _conntrack_helpers(self, router: Json) -> list[Json]:
+        """Those of a router, which Neutron shows with it (`expose-l3-conntrack-helper`) or below it."""
+        shown: list[Json] | None = router.get("conntrack_helpers")
+        if shown is not None or "l3-conntrack-helper" not in self.extensions:
+            return shown or []
+        return await self._below(f"routers/{router['id']}/conntrack_helpers")
+
+    async def _ndp_proxies(self, router: Json) -> list[Json]:
+        if not router.get("enable_ndp_proxy"):
+            return []
+        return await self.listing("ndp_proxies", [("router_id", str(router["id"]))])
 
     async def _floating_ips(self, reading: RouterReading) -> list[Json]:
         if reading.gateway_port is None:
@@ -168,10 +201,13 @@ class Neutron:
             return forwardings
         if shown is None and "floating-ip-port-forwarding" not in self.extensions:
             return []
+        return await self._below(f"floatingips/{floating_ip['id']}/port_forwardings")
+
+    async def _below(self, collection: str) -> list[Json]:
+        """What belongs to an object, which may go away meanwhile; nothing may take that for the router's end."""
         try:
-            return await self.listing(f"floatingips/{floating_ip['id']}/port_forwardings", [])
+            return await self.listing(collection, [])
         except NotFoundError:
-            # The floating IP went away meanwhile; nothing may take that for the router's end.
             return []
 
     async def listed_share(self, router_ids: Iterable[str]) -> float:

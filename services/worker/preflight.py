@@ -121,12 +121,13 @@ class Preflight:
             )
 
     async def _extensions(self) -> None:
-        """What this Neutron can do, and who is to serve DHCP: OVN does it by itself, and agents of its show it."""
+        """What this Neutron can do, and who is to serve DHCP: OVN does it by itself, and agents of its show it.
+
+        Where snapshots say it too, that is what holds until one is read.
+        """
         await self._neutron.load_extensions()
         wanted, extensions = self._router.dhcp, self._neutron.extensions
-        if wanted == AUTO and SNAPSHOT in extensions:
-            self._neutron.serves_dhcp = None
-            return
+        self._neutron.is_told_dhcp = wanted == AUTO and SNAPSHOT in extensions
         if wanted == AUTO and "agent" in extensions:
             agents = await self._neutron.listing("agents", [("fields", "agent_type")])
             wanted = NEUTRON if any(str(one["agent_type"]).startswith("OVN Controller") for one in agents) else wanted

@@ -93,6 +93,12 @@ class RouterReading:
         return ""
 
     @property
+    def qos_policy_ids(self) -> list[str]:
+        """The policies that the gateways and the floating IPs have, sorted."""
+        gateway = self.router.get("external_gateway_info") or {}
+        return sorted({str(one["qos_policy_id"]) for one in (gateway, *self.floating_ips) if one.get("qos_policy_id")})
+
+    @property
     def attached_network_ids(self) -> list[str]:
         """All networks that the instance must be plugged into, but the management network."""
         return self.external_network_ids + self.internal_network_ids
@@ -146,22 +152,34 @@ def reading_of_snapshot(snapshot: Json, server_id: str | None, read_at: float) -
     reading.floating_ips = snapshot["floating_ips"]
     reading.allocations = snapshot["allocations"]
     reading.labels = snapshot["metering_labels"]
-    reading.qos_policies = {str(one["id"]): one for one in snapshot.get("qos_policies") or ()}
-    reading.conntrack_helpers, _ = sorted_out(snapshot.get("conntrack_helpers") or ())
-    if snapshot["router"].get("enable_ndp_proxy"):
-        reading.ndp_proxies = sorted({str(one["ip_address"]) for one in snapshot.get("ndp_proxies") or ()})
     reading.serves_dhcp = snapshot["dhcp"] == "appliance"
     reading.is_one = True
-    reading.unserved = tuple(_unserved(snapshot))
+    add_extras(
+        reading,
+        snapshot.get("qos_policies") or (),
+        snapshot.get("conntrack_helpers") or (),
+        snapshot.get("ndp_proxies") or (),
+        ha=bool(snapshot.get("ha")),
+    )
     return reading
 
 
-def _unserved(snapshot: Json) -> Iterable[str]:
+def add_extras(
+    reading: RouterReading, policies: Iterable[Json], helpers: Iterable[Json], proxies: Iterable[Json], *, ha: bool
+) -> None:
+    """Add what a router has besides: QoS policies, conntrack helpers and NDP proxies (Neutron's objects), and HA."""
+    reading.qos_policies = {str(one["id"]): one for one in policies}
+    reading.conntrack_helpers, left = sorted_out(helpers)
+    if reading.router.get("enable_ndp_proxy"):
+        reading.ndp_proxies = sorted({str(one["ip_address"]) for one in proxies})
+    reading.unserved = tuple(_unserved(reading, left, ha=ha))
+
+
+def _unserved(reading: RouterReading, helpers: Iterable[Json], *, ha: bool) -> Iterable[str]:
     """What a user asked for and appliances do not do yet, in the user's words."""
-    _, helpers = sorted_out(snapshot.get("conntrack_helpers") or ())
     yield from (f"conntrack helper {one['helper']} ({one['protocol']} {one['port']})" for one in helpers)
-    rules = (rule["type"] for policy in snapshot.get("qos_policies") or () for rule in policy["rules"])
+    rules = (rule["type"] for policy in reading.qos_policies.values() for rule in policy["rules"])
     if others := sorted(set(rules) - {BANDWIDTH_LIMIT}):
         yield f"QoS rules of type {', '.join(others)}"
-    if snapshot.get("ha"):
+    if ha:
         yield "a second instance for high availability"

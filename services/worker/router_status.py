@@ -71,7 +71,9 @@ class RouterStatus:
             resource.untold = {}
             return
         except CloudError as error:
-            _log.info("status not told to Neutron", resource=resource.resource_id, reason=str(error))
+            # What is refused is a fault of ours or of the cloud's configuration; all else passes.
+            log = _log.warning if 400 <= error.status < 500 else _log.info
+            log("status not told to Neutron", resource=resource.resource_id, reason=str(error))
             return
         resource.untold = {}
         resource.shown = status or resource.shown
@@ -79,17 +81,22 @@ class RouterStatus:
 
 def _status(resource: ManagedResource) -> tuple[str, str] | None:
     """Status and reason in Neutron's words and for a router's users; None when there is nothing to say."""
-    state, reason = resource.state, resource.public_error[:_LONGEST_REASON]
+    state, reason = resource.state, _shortened(resource.public_error)
     if state is InstanceState.ERROR:
         return ERROR, reason
     if state in _COMING:
         return ALLOCATING, reason or _COMING[state]
     if state is InstanceState.CONFIGURED:
-        return ACTIVE, reason or resource.unserved
+        return ACTIVE, reason or _shortened(resource.unserved)
     if state in (InstanceState.UP, InstanceState.REPLUG) and reason:
         # It runs what it ran before; only if that was never anything, nothing is served.
         return (ACTIVE if resource.shown and resource.shown[0] == ACTIVE else ALLOCATING), reason
     return None
+
+
+def _shortened(reason: str) -> str:
+    """As long as Neutron takes it."""
+    return reason if len(reason) <= _LONGEST_REASON else f"{reason[: _LONGEST_REASON - 2]} …"
 
 
 def _unserved(resource: ManagedResource, reading: RouterReading) -> str:

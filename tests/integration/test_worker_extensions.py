@@ -110,6 +110,54 @@ async def test_conntrack_helpers_are_pushed_and_users_learn_which_the_appliance_
     assert bench.pushes() == 0
 
 
+@pytest.mark.parametrize("status", [403, 404])
+async def test_nothing_changes_for_a_router_when_neutron_gives_no_snapshots_any_more(bench: Bench, status: int) -> None:
+    bench.cloud.network.astara.who_serves_dhcp = "neutron"
+    made = await bench.configured()
+    await limited_floating_ip(bench, made, SLOW)
+    astara, router = bench.cloud.network.astara, bench.cloud.network.routers.get(made.router_id)
+    helper = {"id": "1", "router_id": made.router_id, "protocol": "tcp", "port": 21, "helper": "ftp"}
+    astara.conntrack_helpers[made.router_id] = [helper]
+    astara.ndp_proxies[made.router_id] = [{"id": "1", "router_id": made.router_id, "ip_address": "2001:db8:1::5"}]
+    router["enable_ndp_proxy"] = True
+    await update(bench, made)
+    before = bench.appliance_configuration(made)
+    assert before["rate_limits"]
+    assert before["conntrack_helpers"]
+    assert before["ndp_proxies"] == ["2001:db8:1::5"]
+    assert not any(subnet["dhcp_enabled"] for one in before["networks"] for subnet in one["subnets"])
+    bench.history()
+    bench.fault("error", "neutron", "GET", "/v2.0/astara-router-snapshots", status=status)
+    await update(bench, made)
+    assert bench.appliance_configuration(made) == before
+    assert bench.pushes() == 0
+    # Nor are these read once only.
+    astara.conntrack_helpers[made.router_id] = []
+    astara.qos_policies["policy"]["rules"] = []
+    astara.ndp_proxies[made.router_id] = []
+    await update(bench, made)
+    after = bench.appliance_configuration(made)
+    assert (after["rate_limits"], after["conntrack_helpers"], after["ndp_proxies"]) == ([], [], [])
+
+
+async def test_status_and_floating_ips_are_told_however_much_is_not_done(bench: Bench) -> None:
+    made = await bench.configured()
+    bench.cloud.network.astara.conntrack_helpers[made.router_id] = [
+        {"id": f"{port}{name}", "router_id": made.router_id, "protocol": "tcp", "port": port, "helper": name}
+        for port in range(5000, 5040)
+        for name in ("ftp", "irc")
+    ]
+    await limited_floating_ip(bench, made, SLOW)
+    await update(bench, made)
+    (floating,) = bench.cloud.network.floatingips.table
+    await bench.until(lambda: floating["status"] == "ACTIVE")
+    status, reason = shown(bench, made)
+    assert status == "ACTIVE"
+    assert reason.startswith("not done yet: conntrack helper irc (tcp 5000), ")
+    assert reason.endswith(" …")
+    assert len(reason) == 1024
+
+
 async def test_a_router_with_ndp_proxies_publishes_their_addresses_and_no_others(bench: Bench) -> None:
     made = await bench.configured()
     assert bench.appliance_configuration(made)["ndp_proxies"] is None
