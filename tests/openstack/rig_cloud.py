@@ -1,5 +1,6 @@
 """The system against a real control plane, a user with the openstack client, and hosts that the user's servers are."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -23,7 +24,12 @@ from rig_client import Client
 from lab.hypervisor.hypervisor import Hypervisor
 from lab.hypervisor.outside import INTERNET
 from lab.rig import CLOUDS
-from services.common import marks
+from services.common import marks, openstack
+from services.common.settings import CommonSettings, load
+from services.worker.cloud import Cloud
+from services.worker.neutron import SNAPSHOT, Neutron
+from services.worker.reading import RouterReading
+from services.worker.settings import WorkerSettings
 
 DEPLOYMENT = "rigtest"
 
@@ -130,6 +136,26 @@ class RealCloud:
         connection.settimeout(3.0)
         connection.connect((address, port))
         return connection
+
+    # What a worker reads
+
+    def readings(self, router: str, server: str) -> tuple[RouterReading, RouterReading]:
+        """A router as one snapshot of Neutron's, and the same read call by call, as the service user."""
+        classes = (CommonSettings, openstack.OpenStackSettings, WorkerSettings)
+        settings = load("astara-worker", ["--config-file", str(self.config)], classes, extra=openstack.register)
+        connection = openstack.connect(settings)
+        neutron = Neutron(Cloud(connection, settings[WorkerSettings]).neutron, DEPLOYMENT)
+
+        async def read() -> tuple[RouterReading, RouterReading]:
+            await neutron.load_extensions()
+            one = await neutron.read_router(router, server)
+            neutron.extensions -= {SNAPSHOT}
+            return one, await neutron.read_router(router, server)
+
+        try:
+            return asyncio.run(read())
+        finally:
+            connection.close()
 
     # The system's processes
 

@@ -7,6 +7,7 @@ import pytest
 from rig_cloud import Host, RealCloud
 
 from lab.hypervisor.outside import INTERNET
+from services.worker.rate_limits import rate_limits
 
 ALL_SERVICES = {
     "astara-health": 1, "astara-metadata": 1, "astara-notifier": 1, "astara-rpcapi": 1, "astara-scheduler": 1,
@@ -148,14 +149,22 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     client("network", "qos", "rule", "create", *limit, "rig-slow", cloud="admin")
     client("floating", "ip", "set", "--qos-policy", "rig-slow", fip["id"], cloud="admin")
     until("half of what web sends at once is dropped", lambda: _answered(web) < 50)
-    client("floating", "ip", "unset", "--qos-policy", fip["id"], cloud="admin")
-    client("network", "qos", "policy", "delete", "rig-slow", cloud="admin")
-    until("and nothing any more", lambda: _answered(web) == 100)
     helper = client("network", "l3", "conntrack", "helper", "create", "r1", "--helper", "ftp", "--protocol", "tcp",
                     "--port", "21")["id"]  # fmt: skip
     until("the appliance helps", lambda: "ftp" in cloud.hypervisor.run(first, "nft", "list", "ruleset").stdout)
     assert cloud.shows("r1") == ("ACTIVE", "")
+    one, several = cloud.readings(r1, first)
+    assert one.is_one
+    assert not several.is_one
+    assert rate_limits(one)
+    assert rate_limits(several) == rate_limits(one)
+    assert several.conntrack_helpers == one.conntrack_helpers == [{"protocol": "tcp", "port": 21, "helper": "ftp"}]
+    assert several.floating_ips
+    assert {fip["id"] for fip in several.floating_ips} == {fip["id"] for fip in one.floating_ips}
     client("network", "l3", "conntrack", "helper", "delete", "r1", helper)
+    client("floating", "ip", "unset", "--qos-policy", fip["id"], cloud="admin")
+    client("network", "qos", "policy", "delete", "rig-slow", cloud="admin")
+    until("and nothing is dropped any more", lambda: _answered(web) == 100)
 
     print("a router that translates nothing")
     client("router", "set", "r1", "--external-gateway", "rig-external", "--disable-snat", cloud="admin")
