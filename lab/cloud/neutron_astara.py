@@ -186,11 +186,13 @@ class AstaraExtensions:
             wanted = told.get(name, {})
             for one in wanted.values():
                 _check(name, one)
-            for row in rows:
-                if row["id"] in wanted and row["status"] != wanted[row["id"]]:
-                    row["status"] = wanted[row["id"]]
             if name in told:
-                answer[name] = {row["id"]: row["status"] for row in rows if row["id"] in wanted}
+                everyone = wanted.get("*")
+                now = {row["id"]: wanted.get(row["id"], everyone) for row in rows}
+                moved = {row["id"] for row in rows if now[row["id"]] not in (None, row["status"])}
+                for row in rows:
+                    row["status"] = now[row["id"]] or row["status"]
+                answer[name] = {row["id"]: row["status"] for row in rows if row["id"] in moved | wanted.keys()}
         router["status"] = told.get("status", router["status"])
         router["status_reason"] = told.get("reason", router.get("status_reason", ""))
         self._note(router, counts=False)

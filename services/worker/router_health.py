@@ -9,7 +9,7 @@ import asyncio
 import heapq
 
 from .appliance import ApplianceClient, ApplianceStatus
-from .errors import ApplianceError, StaleEpochError, StepError, UnreachableError
+from .errors import ApplianceError, CloudError, StaleEpochError, StepError, UnreachableError
 from .machine import Observer, StepResult
 from .nova import COMING, RUNNING, Nova
 from .resource import Instance, ManagedResource
@@ -70,7 +70,11 @@ class RouterHealth:
         silent = now - resource.unanswered_since
         if silent < settings.alive_retry_interval * (settings.alive_retries - 1):
             return StepResult(state, wait=settings.alive_retry_interval)
-        server = await self._nova.server(instance.server_id)
+        try:
+            server = await self._nova.server(instance.server_id)
+        except CloudError as error:
+            error.public = f"{UnreachableError.public}, and {error.public}"
+            raise
         if server is None:
             verdict, why = InstanceState.DOWN, "Nova does not know its server"
         elif server["status"] in COMING or self._may_still_boot(resource, instance):

@@ -23,6 +23,11 @@ _COMING = {
     InstanceState.RESTART: "its instance is replaced",
 }
 
+_NOTHING_SERVES = frozenset({*_COMING, InstanceState.ERROR})
+_PARTS = ("floating_ips", "ports")
+_ALL = "*"
+"""Instead of an id: all of the router's."""
+
 _log = logging.get(__name__)
 
 
@@ -51,15 +56,16 @@ class RouterStatus:
         served = ACTIVE if is_enabled else DOWN
         ports = {str(port["id"]): served for port in own if port.get("status") != served}
         resource.untold = {}
-        if floating:
-            resource.untold["floating_ips"] = floating
-        if ports:
-            resource.untold["ports"] = ports
+        for part, statuses in zip(_PARTS, (floating, ports), strict=True):
+            if statuses:
+                resource.untold[part] = statuses
 
     async def tell(self, resource: ManagedResource) -> None:
         """Tell what differs. `NotFoundError` means that the router is gone, which is for the next reading to find."""
         if STATUS not in self._neutron.extensions or resource.shown is None:
             return
+        if resource.state in _NOTHING_SERVES:
+            resource.untold = {part: {_ALL: DOWN} for part in _PARTS} if resource.shown[0] == ACTIVE else {}
         told: Json = dict(resource.untold)
         if (status := _status(resource)) is not None and status != resource.shown:
             told["status"], told["reason"] = status
@@ -75,6 +81,11 @@ class RouterStatus:
             log = _log.warning if 400 <= error.status < 500 else _log.info
             log("status not told to Neutron", resource=resource.resource_id, reason=str(error))
             return
+        if resource.reading is not None and _ALL in told.get(_PARTS[0], ()):
+            # What was read before is compared with what is served next.
+            own = (*resource.reading.interface_ports, *resource.reading.gateway_ports)
+            for one in (*resource.reading.floating_ips, *own):
+                one["status"] = DOWN
         resource.untold = {}
         resource.shown = status or resource.shown
 

@@ -119,19 +119,32 @@ async def test_a_boot_that_fails_is_shown_with_its_reason_and_forgotten_afterwar
     await bench.until(lambda: (shown["status"], shown["status_reason"]) == ("ACTIVE", ""))
 
 
-async def test_a_dead_instance_is_shown_as_allocating_until_another_serves(bench: Bench) -> None:
+async def test_a_dead_instance_is_shown_as_allocating_and_what_it_served_as_down_until_another_serves(
+    bench: Bench,
+) -> None:
     made = await bench.configured()
-    shown = bench.cloud.network.routers.get(made.router_id)
-    seen: list[str] = []
+    net = made.connection.network
+    external = await do(net.find_network, EXTERNAL_NETWORK)
+    port = await do(net.create_port, network_id=made.network_id)
+    await do(net.create_ip, floating_network_id=external.id, port_id=port.id)
+    bench.deliver(made, Action.UPDATE)
+    await told(bench, made)
+    network = bench.cloud.network
+    router, (floating,) = network.routers.get(made.router_id), network.floatingips.table
+    own = [one for one in network.ports.table if one["device_id"] == made.router_id]
+    assert {floating["status"], *(one["status"] for one in own)} == {"ACTIVE"}
+    seen: list[tuple[str, str, set[str]]] = []
 
     async def tap(_service: str, method: str, path: str) -> None:
         if method == "PUT" and "statuses" in path:
-            seen.append(shown["status"])
+            seen.append((router["status"], floating["status"], {one["status"] for one in own}))
 
     bench.tap = tap
     await bench.hypervisor.kill(bench.server_id(made))
     bench.deliver(made, Action.POLL)
-    await bench.until(lambda: seen[-2:] == ["ALLOCATING", "ACTIVE"])
+    served, unserved = ("ACTIVE", "ACTIVE", {"ACTIVE"}), ("ALLOCATING", "DOWN", {"DOWN"})
+    await bench.until(lambda: unserved in seen and seen[-1] == served)
+    assert {one[:2] for one in seen} <= {served[:2], unserved[:2]}
 
 
 async def test_a_status_that_neutron_does_not_take_stops_nothing_and_is_told_later(bench: Bench) -> None:

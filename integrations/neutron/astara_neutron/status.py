@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import sqlalchemy as sa
 from neutron.db import models_v2
 from neutron.db.models import l3 as l3_models
 from neutron_lib.api.definitions import l3
@@ -27,6 +28,8 @@ _PARTS = {"floating_ips": ("ACTIVE", "DOWN", "ERROR"), "ports": ("ACTIVE", "DOWN
 _FIELD = "router_status"
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """As it is written matters: MariaDB finds others alike."""
+
+_ALL = "*"
 
 Told = dict[str, Any]
 
@@ -57,8 +60,8 @@ def checked(told: Any) -> Told:
         if not isinstance(wanted, dict):
             raise web.WrongField(f"{_FIELD}.{part}", "an object of ids and statuses is expected")
         for one, status in wanted.items():
-            if not _ID.fullmatch(one):
-                raise web.WrongField(f"{_FIELD}.{part}", "each key is to be an id as Neutron shows it")
+            if one != _ALL and not _ID.fullmatch(one):
+                raise web.WrongField(f"{_FIELD}.{part}", "each key is to be an id as Neutron shows it, or * for all")
             _check_status(f"{part}.{one}", status, statuses)
     return told | {"reason": web.storable(told["reason"])} if "reason" in told else told
 
@@ -92,7 +95,7 @@ def _write(context: Any, router_id: str, told: Told) -> Told:
             if part in told:
                 answer[part] = {}
                 for one in _belonging(session, part, router_id, told[part]):
-                    _set_status(one, told[part][one.id])
+                    _set_status(one, told[part].get(one.id) or told[part][_ALL])
                     answer[part][one.id] = one.status
         return answer
 
@@ -116,16 +119,20 @@ def _query(session: Any, model: Any) -> Any:
 
 
 def _belonging(session: Any, part: str, router_id: str, wanted: Told) -> Iterable[Any]:
-    """Those of the named that exist and are the router's."""
+    """Those of the named that exist and are the router's; of all others, where they are named so, what differs."""
     if not wanted:
         return ()
+    model = models_v2.Port if part == "ports" else l3_models.FloatingIP
+    named = model.id.in_(set(wanted) - {_ALL})
+    if _ALL in wanted:
+        named = sa.or_(named, model.status.is_distinct_from(wanted[_ALL]))
     if part == "ports":
         query = _query(session, models_v2.Port)
         query = query.join(l3_models.RouterPort, l3_models.RouterPort.port_id == models_v2.Port.id)
-        query = query.filter(l3_models.RouterPort.router_id == router_id, models_v2.Port.id.in_(wanted))
+        query = query.filter(l3_models.RouterPort.router_id == router_id, named)
     else:
         query = _query(session, l3_models.FloatingIP)
-        query = query.filter(l3_models.FloatingIP.router_id == router_id, l3_models.FloatingIP.id.in_(wanted))
+        query = query.filter(l3_models.FloatingIP.router_id == router_id, named)
     found: list[Any] = query.all()
     return found
 

@@ -65,6 +65,32 @@ class TestStatus(StatusTestCase):
         assert self.tell().body["router_status"] == {"status": "ACTIVE", "reason": ""}
         assert self.shown()["status_reason"] == ""
 
+    def test_all_that_a_router_has_is_named_by_an_asterisk(self):
+        gateway, interface = self.own["network:router_gateway"], self.own["network:router_interface"]
+        self.tell(floating_ips={self.floating["id"]: "ACTIVE"}, ports={gateway: "ACTIVE", interface: "ACTIVE"})
+        other = self.made("router", member(), name="other")
+        path = f"/routers/{other['id']}/add_router_interface"
+        there = self.call(
+            "PUT", path, {"port_id": self.made("port", member(), network_id=self.net["id"])["id"]}, member()
+        )
+        theirs = self.call("GET", f"/ports/{there.body['port_id']}").body["port"]
+        answer = self.tell(status="ALLOCATING", floating_ips={"*": "DOWN"}, ports={"*": "DOWN", gateway: "ACTIVE"})
+        assert answer.status == 200
+        assert answer.body["router_status"]["floating_ips"] == {self.floating["id"]: "DOWN"}
+        assert answer.body["router_status"]["ports"] == {interface: "DOWN", gateway: "ACTIVE"}
+        assert self.shown_floating() == "DOWN"
+        assert {one["id"]: one["status"] for one in self.ports(device_id=self.router["id"])} == {
+            interface: "DOWN", gateway: "ACTIVE",
+        }  # fmt: skip
+        assert self.call("GET", f"/ports/{theirs['id']}").body["port"]["status"] == theirs["status"]
+        # What is so already is neither written nor answered.
+        again = self.tell(floating_ips={"*": "DOWN"}, ports={"*": "DOWN"})
+        assert again.body["router_status"]["floating_ips"] == {}
+        assert again.body["router_status"]["ports"] == {gateway: "DOWN"}
+        refused = self.tell(ports={"*": "UP"})
+        assert refused.status == 400
+        assert "router_status.ports.*: one of ACTIVE, DOWN is expected" in str(refused.body)
+
     def test_a_running_router_can_have_a_reason(self):
         assert self.tell(status="ACTIVE", reason="running, but the last change was refused").status == 200
         assert self.tell(reason="ü" * 1024).status == 200
