@@ -190,7 +190,7 @@ class Machine:
         except StepError as error:
             result = self._failed(resource, resource.hand, error)
         except Exception as error:  # a fault of ours must not end the others' machines
-            _log.exception("a step has a fault", resource=resource.resource_id, step=resource.step)
+            _log.exception("a step has a fault", resource=resource.resource_id, step=_name(resource.step))
             result = self._failed(resource, resource.hand, StepError(f"internal fault: {error!r}"))
         finally:
             resource.hand = resource.step = resource.status = None
@@ -351,7 +351,7 @@ class Machine:
             delay = min(delay, left) if left > 0 else delay
         resource.hold_until = resource.paused_until = now + delay
         _log.warning(
-            "a step failed", resource=resource.resource_id, step=resource.step, reason=reason,
+            "a step failed", resource=resource.resource_id, step=_name(resource.step), reason=reason,
             failures=resource.failures, again_in=round(delay, 1), run=resource.reconcile_id,
         )  # fmt: skip
         self._observer.happened(resource, "error", reason)
@@ -370,3 +370,7 @@ class Machine:
 def _timer_priority(hand: Inbox) -> int:
     """The priority with which a resource comes back by its timer: never above resync, whatever began it."""
     return min(hand.priority, 1) or 1
+
+
+def _name(step: State | None) -> str:
+    return step.value if step is not None else ""
