@@ -20,6 +20,7 @@ class CloudError(StepError):
     def __init__(self, service: str, call: str, status: int, detail: str) -> None:
         super().__init__(f"{service}: {call}: {status or 'no answer'}: {detail}")
         self.service = service
+        self.call = call
         self.status = status
         self.outage = not status or status >= 500 or status in (401, 403)
         self.public = (
@@ -38,6 +39,10 @@ class ConflictError(CloudError):
 
 class ForbiddenError(CloudError):
     """401 or 403: the service user lost a role, or never had it. Says nothing about what exists."""
+
+
+class AttachError(CloudError):
+    """Nova will not or cannot attach a port to a server: no outage of its own, so waiting may not help."""
 
 
 class UncertainError(CloudError):

@@ -5,10 +5,13 @@ from typing import Any
 from services.common import marks
 
 from .cloud import Api, Json
-from .errors import NotFoundError
+from .errors import AttachError, CloudError, NotFoundError
 
 RUNNING = "ACTIVE"
 COMING = frozenset({"BUILD", "REBUILD", "REBOOT", "HARD_REBOOT", "RESIZE", "VERIFY_RESIZE", "MIGRATING", "PASSWORD"})
+
+_CANNOT_ATTACH = "Failed to attach network adapter"
+"""What a hypervisor that has no room for another device makes of a 500 (`InterfaceAttachFailed`)."""
 
 
 class Nova:
@@ -73,8 +76,13 @@ class Nova:
             return
 
     async def attach(self, server_id: str, port_id: str) -> None:
-        """Plug a port into a running server."""
-        await self._api.post(f"/servers/{server_id}/os-interface", {"interfaceAttachment": {"port_id": port_id}})
+        """Plug a port into a running server. AttachError when Nova says that it is this that it cannot do."""
+        try:
+            await self._api.post(f"/servers/{server_id}/os-interface", {"interfaceAttachment": {"port_id": port_id}})
+        except CloudError as error:
+            if error.status == 400 or (error.status == 500 and _CANNOT_ATTACH in error.detail):
+                raise AttachError(error.service, error.call, error.status, error.detail) from error
+            raise
 
     async def detach(self, server_id: str, port_id: str) -> None:
         """Pull a port out of a running server; nothing when it is out already."""

@@ -13,7 +13,7 @@ from services.common import logging
 from . import configuration
 from .appliance import ApplianceClient
 from .cloud import Json
-from .errors import CloudError, RejectedError, StepError
+from .errors import AttachError, CloudError, RejectedError, StepError
 from .glance import why_unusable
 from .machine import Observer, RetryPolicy, StepResult
 from .neutron import Neutron
@@ -209,26 +209,38 @@ class RouterDriver:
         reading = await self._reader.read(resource)
         if reading is None:
             return await self._reader.absent(resource)
-        instance, clock = _instance_of(resource), self._env.clock
-        if resource.waiting_since is None:
-            resource.waiting_since = clock.lease()
-        if clock.lease() - resource.waiting_since > self._env.router.replug_timeout:
-            resource.waiting_since = None
-            reason = "the appliance does not see the ports that were attached"
-            resource.failed(reason, reason)
-            return StepResult(InstanceState.RESTART)
+        instance = _instance_of(resource)
+        # Whatever ends this by an error is no time in which Nova refused, or the appliance looked in vain.
+        since, resource.waiting_since = resource.waiting_since, None
         wanted, plugged = set(reading.attached_network_ids), set(instance.ports or ())
         if plugged - wanted and await self._neutron.attached_network_ids(resource.resource_id) != wanted:
             # A network is taken away only when two readings agree that it is no longer wanted.
             resource.reading = None
             raise StepError("two readings of the router's ports differ: no network is detached")
         if wanted != plugged:
-            await self._ports.plug(resource, instance, wanted)
+            try:
+                await self._ports.plug(resource, instance, wanted)
+            except AttachError as error:
+                return self._replug_again(resource, since, f"Nova refuses to attach a port: {error.detail}", error)
+            since = None
         status = await self._health.ask(resource)
         resource.reading = reading
         if _macs(instance) <= set(status.interfaces):
-            resource.waiting_since = None
             return StepResult(InstanceState.UP)
+        return self._replug_again(resource, since, "the appliance does not see the ports that were attached")
+
+    def _replug_again(
+        self, resource: ManagedResource, since: float | None, reason: str, error: StepError | None = None
+    ) -> StepResult:
+        """Come back, or boot anew what cannot be plugged. Raises the error before its time is up."""
+        now = self._env.clock.lease()
+        since = now if since is None else since
+        if now - since > self._env.router.replug_timeout:
+            resource.failed(reason, "its instance cannot be connected to a network; another takes its place")
+            return StepResult(InstanceState.RESTART)
+        resource.waiting_since = since
+        if error is not None:
+            raise error
         return StepResult(InstanceState.REPLUG, wait=self._env.router.boot_look_interval)
 
     async def tell(self, resource: ManagedResource) -> None:

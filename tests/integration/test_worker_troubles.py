@@ -96,6 +96,49 @@ async def test_a_service_port_that_somebody_pulled_out_is_plugged_in_again(bench
     bench.check_tidy(made, networks=2)
 
 
+async def second_network(made: TenantRouter) -> str:
+    """Attach another network to the router; answers with its id."""
+    net = made.connection.network
+    network = await do(net.create_network, name="second")
+    subnet = await do(net.create_subnet, network_id=network.id, cidr="10.1.0.0/24", ip_version=4)
+    await do(net.add_interface_to_router, made.router_id, subnet_id=subnet.id)
+    return str(network.id)
+
+
+async def test_a_network_that_is_attached_while_nova_is_away_costs_no_instance(bench: Bench) -> None:
+    made = await bench.configured()
+    boot = bench.boot_id(made)
+    added = await second_network(made)
+    away = bench.fault("error", "nova")
+    bench.deliver(made, Action.UPDATE)
+    for _ in range(3):
+        failures = bench.resource(made).failures
+        await bench.until(lambda failures=failures: bench.resource(made).failures > failures)
+        bench.clock.ahead += 600
+    bench.cloud.faults.remove(away)
+    bench.deliver(made, Action.UPDATE)
+    await bench.until(lambda: added in bench.attached(made))
+    await bench.until_idle(made)
+    assert bench.boot_id(made) == boot
+    bench.check_tidy(made, networks=3)
+
+
+async def test_an_instance_to_which_nova_can_attach_nothing_is_booted_anew(bench: Bench) -> None:
+    made = await bench.configured()
+    boot = bench.boot_id(made)
+    added = await second_network(made)
+    bench.fault("error", "nova", "POST", "/os-interface", status=400)
+    bench.deliver(made, Action.UPDATE)
+    await bench.until(lambda: "refuses" in bench.resource(made).last_error or bench.resource(made).failures >= 2)
+    assert bench.boot_id(made) == boot
+    bench.clock.ahead += 600
+    bench.deliver(made, Action.UPDATE)
+    await bench.until(lambda: bench.resource(made).instance is not None and bench.boot_id(made) != boot)
+    await bench.until_idle(made)
+    assert added in bench.attached(made)
+    bench.check_tidy(made, networks=3)
+
+
 async def test_when_no_appliance_answers_the_network_is_suspected_and_nothing_is_rebuilt(bench: Bench) -> None:
     routers = [await bench.configured(f"t{n}", cidr=f"10.{n}.0.0/24") for n in range(3)]
     boots = [bench.boot_id(made) for made in routers]
