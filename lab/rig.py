@@ -61,8 +61,10 @@ PLAIN = Neutron(
 WITH_PLUGIN = Neutron(
     "[DEFAULT]\nservice_plugins = "
     "astara,astara-router,astara-port-forwarding,astara-conntrack-helper,astara-ndp-proxy,qos\n"
-    f"{_SOON_DEAD}{_OF_ALL}[ml2]\nextension_drivers = port_security,qos\n",
-    frozenset({"router", "floating-ip-port-forwarding", "astara-router-snapshot", "astara-router-status", "qos-fip"}),
+    f"{_SOON_DEAD}{_OF_ALL}[ml2]\nextension_drivers = port_security,qos,dns\n",
+    frozenset(
+        {"astara-router-snapshot", "astara-router-status", "dns-integration", "floating-ip-port-forwarding", "qos-fip"}
+    ),
     frozenset({"l3_agent_scheduler"}),
 )
 """`astara-neutron`, with no L3 agent anywhere."""

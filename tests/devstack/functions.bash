@@ -5,8 +5,9 @@ record() {
     printf '%s\n' "$*" >>"$CALLS"
 }
 
-for name in echo_summary pip_install git_clone install_package neutron_service_plugin_class_add create_service_user \
-    recreate_database run_process stop_process enable_service disable_service; do
+for name in echo_summary pip_install git_clone install_package neutron_service_plugin_class_add \
+    neutron_ml2_extension_driver_add create_service_user recreate_database run_process stop_process \
+    enable_service disable_service; do
     eval "$name() { record $name \"\$@\"; }"
 done
 

@@ -152,6 +152,11 @@ def test_the_l3_plugin_is_astaras_unless_ovn_has_its_own(
     assert done.stdout.strip() == plugin
 
 
+def test_ml2_keeps_names(devstack: DevStack) -> None:
+    devstack.run("stack", "install", **IMAGE)
+    assert devstack.said("neutron_ml2_extension_driver_add") == ["neutron_ml2_extension_driver_add dns"]
+
+
 def test_neutron_gets_the_provider_with_ovn_only(devstack: DevStack) -> None:
     devstack.run("stack", "post-config", **IMAGE)
     text = devstack.neutron_conf.read_text()

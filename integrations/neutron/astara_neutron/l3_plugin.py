@@ -23,7 +23,6 @@ from neutron.quota import resource_registry
 from neutron_lib import constants as lib_constants
 from neutron_lib.api.definitions import (
     availability_zone,
-    dns,
     extraroute,
     extraroute_atomic,
     fip_pf_detail,
@@ -90,7 +89,6 @@ class AstaraRouterPlugin(
         router_availability_zone.ALIAS,
         l3_ext_gw_multihoming.ALIAS,
         l3_enable_default_route_ecmp.ALIAS,
-        dns.ALIAS,
         fip_port_details.ALIAS,
         fip_pf_detail.ALIAS,
         floatingip_pools.ALIAS,

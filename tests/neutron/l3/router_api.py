@@ -30,7 +30,8 @@ class RouterTestCase(neutron_base.NeutronDbPluginV2TestCase):
     more_plugins: ClassVar[list[str]] = []
     providers: ClassVar[list[str]] = []
     """Values of `service_provider` in Neutron's configuration."""
-    extension_drivers: ClassVar[list[str]] = []
+    extension_drivers: ClassVar[list[str]] = ["dns"]
+    """Those of ML2, beside port security's."""
     configured: ClassVar[dict[str, Any]] = {}
     """Options of section [DEFAULT]."""
 
@@ -42,7 +43,7 @@ class RouterTestCase(neutron_base.NeutronDbPluginV2TestCase):
         cfg.CONF.import_group("ml2", "neutron.plugins.ml2.plugin")
         cfg.CONF.set_override("mechanism_drivers", ["logger"], "ml2")
         cfg.CONF.set_override("type_drivers", ["local"], "ml2")
-        cfg.CONF.set_override("extension_drivers", ["port_security", "dns", *self.extension_drivers], "ml2")
+        cfg.CONF.set_override("extension_drivers", ["port_security", *self.extension_drivers], "ml2")
         providers = [f"L3_ROUTER_NAT:{one}" for one in self.providers]
         cfg.CONF.set_override("service_provider", providers, "service_providers")
         for name, value in self.configured.items():

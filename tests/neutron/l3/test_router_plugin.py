@@ -74,6 +74,12 @@ class TestRouters(RouterTestCase):
         offered = {one["alias"] for one in self.done("GET", "/extensions")["extensions"]}
         assert not offered & {"qos-fip", "qos-gateway-ip"}
 
+    def test_names_that_are_accepted_are_kept(self) -> None:
+        outside, _ = self.network("203.0.113.0/24", external=True)
+        named = self.made("network", name="net", dns_domain="example.org.")
+        assert self.shown("network", named)["dns_domain"] == "example.org."
+        assert self.made("floatingip", floating_network_id=outside["id"])["dns_name"] == ""
+
     def test_an_interface_is_announced_as_users_tools_expect(self) -> None:
         self.setup_notification_driver()
         _, subnet = self.network("10.0.0.0/24")
@@ -91,6 +97,18 @@ class TestRouters(RouterTestCase):
         flavor = self.flavor(name="standard")
         assert self.router()["flavor_id"] == flavor
         assert self.provider_of(self.router(flavor_id=None)) == "astara"
+
+
+class TestWithoutMl2sDns(RouterTestCase):
+    """Where nothing would keep the names of networks and ports."""
+
+    extension_drivers = ()
+
+    def test_names_are_refused_and_no_extension_offers_them(self) -> None:
+        offered = {one["alias"] for one in self.done("GET", "/extensions")["extensions"]}
+        assert not {alias for alias in offered if "dns" in alias}
+        named = {"network": {"name": "net", "project_id": "tenant", "dns_domain": "example.org."}}
+        assert "dns_domain" in self.refused(400, "POST", "/networks", named)
 
 
 class TestConfiguredProvider(RouterTestCase):
@@ -302,7 +320,7 @@ class TestFloatingIps(RouterTestCase):
 
 class TestCompanions(RouterTestCase):
     l3_plugin = "qos"
-    extension_drivers = ("qos",)
+    extension_drivers = ("dns", "qos")
     more_plugins = COMPANIONS
     """They bring `astara-router`, whether it is named or not."""
 
