@@ -8,9 +8,11 @@ Neutron calls all receivers of an event, also after one of them has refused. So 
 refused then.
 """
 
+import ipaddress
 from typing import Any
 
 from neutron.db import l3_attrs_db, l3_hamode_db, servicetype_db
+from neutron.ipam import exceptions as ipam_errors
 from neutron.objects import router as router_objects
 from neutron.services.l3_router.service_providers import base
 from neutron.services.portforwarding import constants as port_forwarding
@@ -110,6 +112,22 @@ class AstaraRouterProvider(base.L3ServiceProvider):
         l3_attrs_db.ExtraAttributesMixin.set_extra_attr_value(router, "ha", wants)
         l3_attrs_db.ExtraAttributesMixin.set_extra_attr_value(router, "distributed", False)
 
+    @registry.receives(resources.PORT, [events.PRECOMMIT_UPDATE])
+    def _keep_addresses(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
+        """BadRequest for other IPv4 addresses of an interface, where the L3 plugin says that they stay.
+
+        Neutron itself looks at routers of agents only.
+        """
+        before, after = payload.states[0], payload.desired_state
+        if before["device_owner"] not in getattr(self.l3plugin, "IP_UPDATE_NOT_ALLOWED_LIST", ()):
+            return
+        if _ipv4_addresses(before) == _ipv4_addresses(after):
+            return
+        if self.is_ours(payload.context, {"id": before["device_id"]}):
+            # As Neutron wraps it.
+            error = ipam_errors.IPAddressChangeNotAllowed(port_id=before["id"])
+            raise exceptions.BadRequest(resource="ports", msg=error)
+
     @registry.receives(resources.FLOATING_IP, [events.PRECOMMIT_UPDATE])
     def _end_association(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         """A floating IP that leaves a router of ours is DOWN, until the one that it goes to, if any, serves it."""
@@ -161,3 +179,8 @@ class AstaraRouterProvider(base.L3ServiceProvider):
                 f"{type(self.l3plugin).__name__}; take `:default` away and name a flavor in [astara] default_flavor"
             )
             raise ValueError(message)
+
+
+def _ipv4_addresses(port: dict[str, Any]) -> set[str]:
+    addresses = (one["ip_address"] for one in port["fixed_ips"])
+    return {one for one in addresses if ipaddress.ip_address(one).version == lib_constants.IP_VERSION_4}

@@ -102,6 +102,27 @@ class RouterTestCase(neutron_base.NeutronDbPluginV2TestCase):
         subnet = self.made("subnet", network_id=network["id"], ip_version=6 if ":" in cidr else 4, cidr=cidr)
         return network, subnet
 
+    def keeps_the_address_of_an_interface(self, router: Json) -> None:
+        """Whether Neutron refuses to change it, and takes prefixes of IPv6 to it and from it all the same."""
+        network, subnet = self.network("10.0.0.0/24")
+        action = f"/routers/{router['id']}/%s_router_interface"
+        port_id = self.done("PUT", action % "add", {"subnet_id": subnet["id"]})["port_id"]
+        path = f"/ports/{port_id}"
+        before = self.done("GET", path)["port"]["fixed_ips"]
+        for wanted in ([{"subnet_id": subnet["id"], "ip_address": "10.0.0.99"}], []):
+            message = self.refused(400, "PUT", path, {"port": {"fixed_ips": wanted}})
+            assert message == f"Bad ports request: IP updates for port {port_id} are not allowed."
+        self.done("PUT", path, {"port": {"fixed_ips": before, "description": "as it was"}})
+        assert self.done("GET", path)["port"]["fixed_ips"] == before
+        prefixes = [
+            self.made("subnet", network_id=network["id"], ip_version=6, cidr=cidr)
+            for cidr in ("2001:db8:1::/64", "2001:db8:2::/64")
+        ]
+        taken = {self.done("PUT", action % "add", {"subnet_id": one["id"]})["port_id"] for one in prefixes}
+        assert len(taken) == 1
+        self.done("PUT", action % "remove", {"subnet_id": prefixes[0]["id"]})
+        self.done("PUT", f"/ports/{taken.pop()}", {"port": {"fixed_ips": []}})
+
     def provider_of(self, router: Json) -> str | None:
         """As Neutron has recorded it."""
         manager = servicetype_db.ServiceTypeManager.get_instance()

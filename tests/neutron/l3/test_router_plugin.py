@@ -80,6 +80,9 @@ class TestRouters(RouterTestCase):
         assert self.shown("network", named)["dns_domain"] == "example.org."
         assert self.made("floatingip", floating_network_id=outside["id"])["dns_name"] == ""
 
+    def test_the_address_of_an_interface_stays_as_the_extension_promises(self) -> None:
+        self.keeps_the_address_of_an_interface(self.router())
+
     def test_an_interface_is_announced_as_users_tools_expect(self) -> None:
         self.setup_notification_driver()
         _, subnet = self.network("10.0.0.0/24")

@@ -109,6 +109,10 @@ class TestProviderBesideAgents(BesideAgents):
     def test_a_disabled_flavor_gives_no_new_routers(self) -> None:
         assert self.router_refused(503, flavor_id=self.flavor(enabled=False)) == "Flavor is not enabled."
 
+    def test_the_address_of_an_interface_stays_as_that_of_an_agents_router_does(self) -> None:
+        self.keeps_the_address_of_an_interface(self.router())
+        self.keeps_the_address_of_an_interface(self.router(flavor_id=self.flavor()))
+
     def test_a_routers_whole_life(self) -> None:
         outside, _ = self.network("203.0.113.0/24", external=True)
         _, inside = self.network("10.0.0.0/24")
