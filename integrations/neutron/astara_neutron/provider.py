@@ -18,7 +18,9 @@ from neutron.services.l3_router.service_providers import base
 from neutron.services.portforwarding import constants as port_forwarding
 from neutron_lib import constants as lib_constants
 from neutron_lib import exceptions
+from neutron_lib.api.definitions import l3
 from neutron_lib.callbacks import events, registry, resources
+from neutron_lib.db import resource_extend
 from neutron_lib.exceptions import flavors as flavor_errors
 from neutron_lib.plugins import constants
 
@@ -28,6 +30,7 @@ BEFORE_AGENTS = default_flavor.FIRST + 50
 
 
 @registry.has_registry_receivers
+@resource_extend.has_resource_extenders
 class AstaraRouterProvider(base.L3ServiceProvider):
     """Nothing is scheduled, nothing is programmed; new routers are ALLOCATING until an instance serves them."""
 
@@ -130,15 +133,21 @@ class AstaraRouterProvider(base.L3ServiceProvider):
 
     @registry.receives(resources.FLOATING_IP, [events.PRECOMMIT_UPDATE])
     def _end_association(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
-        """A floating IP that leaves a router of ours is DOWN, until the one that it goes to, if any, serves it."""
+        """A floating IP that leaves a router of ours, or comes to one, is DOWN until its router, if any, serves it."""
         former, now = payload.states[0], payload.desired_state
-        if former.get("router_id") in (None, now.router_id) or former["status"] == lib_constants.FLOATINGIP_STATUS_DOWN:
+        if former["router_id"] == now.router_id or former["status"] == lib_constants.FLOATINGIP_STATUS_DOWN:
             return
         context = payload.context.elevated()
-        if self.is_ours(context, {"id": former["router_id"]}):
+        if any(self.is_ours(context, {"id": one}) for one in (former["router_id"], now.router_id) if one):
             router_objects.FloatingIP.update_object(
                 context, {"status": lib_constants.FLOATINGIP_STATUS_DOWN}, id=former["id"]
             )
+
+    @staticmethod
+    @resource_extend.extends([l3.FLOATINGIPS])
+    def _show_status(shown: dict[str, Any], floating_ip: Any) -> None:
+        """As it is: Neutron makes the answer to a change before `_end_association` is asked."""
+        shown["status"] = floating_ip.status
 
     @registry.receives(port_forwarding.PORT_FORWARDING, [events.AFTER_DELETE])
     def _end_port_forwardings(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:

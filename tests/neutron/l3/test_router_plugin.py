@@ -296,7 +296,8 @@ class TestFloatingIps(RouterTestCase):
     def test_one_that_is_taken_from_its_port_is_down(self) -> None:
         one = self.floating_ip(port_id=self.port["id"])
         self.status_is("floatingip", one, "ACTIVE")
-        self.done("PUT", f"/floatingips/{one['id']}", {"floatingip": {"port_id": None}})
+        answer = self.done("PUT", f"/floatingips/{one['id']}", {"floatingip": {"port_id": None}})
+        assert answer["floatingip"]["status"] == "DOWN"
         assert self.shown("floatingip", one)["status"] == "DOWN"
 
     def test_one_whose_port_is_deleted_is_down(self) -> None:

@@ -127,6 +127,42 @@ class TestProviderBesideAgents(BesideAgents):
         assert self.provider_of(router) is None
 
 
+class TestFloatingIpsThatMove(BesideAgents):
+    def setUp(self) -> None:
+        super().setUp()
+        self.outside, _ = self.network("203.0.113.0/24", external=True)
+
+    def port_behind(self, cidr: str, flavor: str | None) -> str:
+        """Id of a port whose router has this flavor."""
+        network, subnet = self.network(cidr)
+        router = self.router(flavor_id=flavor, external_gateway_info={"network_id": self.outside["id"]})
+        self.done("PUT", f"/routers/{router['id']}/add_router_interface", {"subnet_id": subnet["id"]})
+        port: str = self.made("port", network_id=network["id"])["id"]
+        return port
+
+    def moves(self, floating_ip: Json, port: str | None) -> str:
+        """Its status afterwards, which the answer says, too."""
+        self.status_is("floatingip", floating_ip, "ACTIVE")
+        answer = self.done("PUT", f"/floatingips/{floating_ip['id']}", {"floatingip": {"port_id": port}})
+        status: str = answer["floatingip"]["status"]
+        assert self.shown("floatingip", floating_ip)["status"] == status
+        return status
+
+    def test_one_is_down_that_leaves_a_router_of_ours_or_comes_to_one(self) -> None:
+        flavor = self.flavor()
+        agents, others, ours = (
+            self.port_behind(f"10.0.{number}.0/24", of) for number, of in enumerate((None, None, flavor))
+        )
+        one = self.made("floatingip", floating_network_id=self.outside["id"], port_id=agents)
+        # Agents tell Neutron themselves.
+        assert self.moves(one, others) == "ACTIVE"
+        assert self.moves(one, ours) == "DOWN"
+        assert self.moves(one, agents) == "DOWN"
+        assert self.moves(one, None) == "ACTIVE"
+        assert self.moves(one, ours) == "DOWN"
+        assert self.moves(one, None) == "DOWN"
+
+
 class TestDefaultFlavor(BesideAgents):
     def test_a_plain_router_gets_the_flavor_that_the_operator_names(self) -> None:
         flavor = self.flavor(name="standard")
