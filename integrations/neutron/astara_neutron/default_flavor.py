@@ -9,16 +9,25 @@ from typing import Any
 from neutron_lib import constants as lib_constants
 from neutron_lib import exceptions
 from neutron_lib.callbacks import events, priority_group, registry, resources
+from neutron_lib.exceptions import flavors as flavor_errors
 from neutron_lib.plugins import constants, directory
 from oslo_config import cfg
 from oslo_log import log
 
-from . import options
+from . import flavors, options
 
 LOG = log.getLogger(__name__)
 
 FIRST = priority_group.PRIORITY_ROUTER_EXTENDED_ATTRIBUTE - 200
 """Priority among the receivers of ROUTER BEFORE_CREATE; smaller ones are called earlier."""
+
+
+_NO_PROVIDER: dict[type[Exception], str] = {
+    flavor_errors.FlavorServiceProfileBindingNotFound: "has no service profile",
+    flavor_errors.ServiceProfileDisabled: "has a service profile that is disabled",
+    flavor_errors.ServiceProfileDriverNotFound: "has a service profile whose driver is not in [service_providers]",
+}
+"""What Neutron finds wrong with a flavor when it looks for the provider behind it."""
 
 
 class DefaultFlavorUnusable(exceptions.ServiceUnavailable):
@@ -60,4 +69,8 @@ def _usable(context: Any, wanted: str) -> str:
     if not matching[0]["enabled"]:
         raise DefaultFlavorUnusable(reason=f"the router flavor {wanted!r} is disabled")
     flavor_id: str = matching[0]["id"]
+    try:
+        flavors.provider_of(context, flavor_id)
+    except tuple(_NO_PROVIDER) as error:
+        raise DefaultFlavorUnusable(reason=f"the router flavor {wanted!r} {_NO_PROVIDER[type(error)]}") from error
     return flavor_id

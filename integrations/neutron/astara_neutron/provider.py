@@ -70,6 +70,7 @@ class AstaraRouterProvider(base.L3ServiceProvider):
             return flavors.provider_of(context, router["flavor_id"]) == self.name
         except (exceptions.NotFound, exceptions.ServiceUnavailable):
             # Neutron's driver controller looks for it next, and says what is wrong with the flavor.
+            router["ha"] = False
             return False
 
     @registry.receives(resources.ROUTER, [events.BEFORE_CREATE], BEFORE_AGENTS)

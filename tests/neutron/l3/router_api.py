@@ -12,6 +12,7 @@ from neutron.api import extensions
 from neutron.conf import policies as default_policies
 from neutron.conf.services import provider_configuration
 from neutron.db import servicetype_db
+from neutron.db.models import flavor as flavor_models
 from neutron.db.models import servicetype
 from neutron.tests.common import test_db_base_plugin_v2 as neutron_base
 from neutron_lib import context
@@ -92,10 +93,32 @@ class RouterTestCase(neutron_base.NeutronDbPluginV2TestCase):
         """Id of a router flavor whose service profile has this `metainfo`."""
         body = {"name": name, "service_type": "L3_ROUTER_NAT", "enabled": enabled}
         flavor: str = self.done("POST", "/flavors", {"flavor": body})["flavor"]["id"]
-        info = {"driver": driver, "metainfo": profile, "description": "of the test"}
-        made = self.done("POST", "/service_profiles", {"service_profile": info})["service_profile"]
-        self.done("POST", f"/flavors/{flavor}/service_profiles", {"service_profile": {"id": made["id"]}})
+        self.profile(flavor, driver=driver, metainfo=profile)
         return flavor
+
+    def profile(self, flavor: str, **values: Any) -> str:
+        """Id of a service profile that this flavor gets."""
+        info = {"driver": PROVIDER, "description": "of the test", **values}
+        made: str = self.done("POST", "/service_profiles", {"service_profile": info})["service_profile"]["id"]
+        self.done("POST", f"/flavors/{flavor}/service_profiles", {"service_profile": {"id": made}})
+        return made
+
+    def without_provider(self) -> dict[str, str]:
+        """Names of flavors that cannot give a router a provider, each with what is wrong with it."""
+        for name in ("bare", "disabled", "unconfigured"):
+            body = {"name": name, "service_type": "L3_ROUTER_NAT", "enabled": True}
+            flavor = self.done("POST", "/flavors", {"flavor": body})["flavor"]["id"]
+            if name == "disabled":
+                self.profile(flavor, enabled=False)
+            elif name == "unconfigured":
+                profile = self.profile(flavor)
+                with db_api.CONTEXT_WRITER.using(context.get_admin_context()) as session:
+                    session.query(flavor_models.ServiceProfile).filter_by(id=profile).update({"driver": "gone"})
+        return {
+            "bare": "has no service profile",
+            "disabled": "has a service profile that is disabled",
+            "unconfigured": "has a service profile whose driver is not in [service_providers]",
+        }
 
     def network(self, cidr: str, *, external: bool = False) -> tuple[Json, Json]:
         network = self.made("network", name="net", **({"router:external": True} if external else {}))

@@ -207,6 +207,12 @@ class TestDefaultFlavor(BesideAgents):
         self.default_flavor("standard")
         assert "several router flavors have the name 'standard'" in self.router_refused(503)
 
+    def test_a_flavor_without_a_provider_ends_the_request_and_names_the_option(self) -> None:
+        for name, wrong in self.without_provider().items():
+            self.default_flavor(name)
+            message = self.router_refused(503)
+            assert message == f"Neutron's option [astara] default_flavor: the router flavor '{name}' {wrong}"
+
 
 class TestWhereAgentsAreHighlyAvailable(BesideAgents):
     configured = {"l3_ha": True, "router_distributed": True}  # noqa: RUF012 - of a test
@@ -232,6 +238,18 @@ class TestWhereAgentsAreHighlyAvailable(BesideAgents):
         self.router_refused(400, flavor_id=self.flavor('{"ha": false}'), ha=True)
         self.default_flavor("nobody")
         self.router_refused(503)
+        for name in self.without_provider():
+            self.default_flavor(name)
+            self.router_refused(503)
+        assert self.ha_networks() == []
+
+    def test_a_router_of_a_flavor_without_a_provider_makes_no_networks_for_agents(self) -> None:
+        self.without_provider()
+        for flavor in self.done("GET", "/flavors")["flavors"]:
+            body = {"router": {"name": "router", "project_id": "tenant", "flavor_id": flavor["id"]}}
+            assert self.call("POST", "/routers", body).status_int in {404, 503}
+        unknown = "0b8e7a86-3d3c-4f0b-8b8c-0e4dbb9f3d19"
+        self.router_refused(404, flavor_id=unknown)
         assert self.ha_networks() == []
 
 
