@@ -171,8 +171,8 @@ class TestHighAvailability(RouterTestCase):
         assert self.wants_ha(self.router(flavor_id=self.flavor(), ha=True))
 
 
-class TestMemberActions(RouterTestCase):
-    """Extra routes and gateways that are added to a router and taken from it."""
+class MemberActions(RouterTestCase):
+    """A router with a gateway and an interface, and another external network."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -183,20 +183,42 @@ class TestMemberActions(RouterTestCase):
         self.one = self.router(external_gateway_info={"network_id": self.outside["id"]})
         self.done("PUT", f"/routers/{self.one['id']}/add_router_interface", {"subnet_id": subnet["id"]})
 
-    def refused(self, action: str, body: Any, *words: str) -> None:
-        """400 with words, and the router is as it was."""
+    def refused(self, action: str, body: Any, *words: str, status: int = 400) -> None:
+        """An answer with words, and the router is as it was."""
         before = self.shown("router", self.one)
         answer = self.call("PUT", f"/routers/{self.one['id']}/{action}", body)
-        assert answer.status_int == 400, f"{action} {body}: {answer.text}"
+        assert answer.status_int == status, f"{action} {body}: {answer.text}"
         for word in words:
             assert word in answer.json["NeutronError"]["message"], f"{action} {body}: {answer.text}"
         assert self.shown("router", self.one) == before
+
+    def gateways_refused(self, action: str, *gateways: Json, words: tuple[str, ...], status: int = 400) -> None:
+        body = {"router": {"external_gateways": list(gateways)}}
+        self.refused(f"{action}_external_gateways", body, *words, status=status)
+
+    def at(self, *addresses: str, network: Json | None = None) -> Json:
+        """A gateway with these addresses."""
+        fixed = [{"ip_address": one} for one in addresses]
+        return {"network_id": (network or self.outside)["id"], "external_fixed_ips": fixed}
+
+    def floating_ip_behind(self, network: Json, cidr: str) -> Json:
+        """One that the router serves, for a port on a network of its own."""
+        inside_network, inside = self.network(cidr)
+        self.done("PUT", f"/routers/{self.one['id']}/add_router_interface", {"subnet_id": inside["id"]})
+        port = self.made("port", network_id=inside_network["id"])
+        made = self.made("floatingip", floating_network_id=network["id"], port_id=port["id"])
+        assert made["router_id"] == self.one["id"]
+        return made
 
     def gateways(self, action: str, *networks: Json) -> list[str]:
         """Networks of the gateways after a change."""
         body = {"router": {"external_gateways": [{"network_id": one["id"]} for one in networks]}}
         self.done("PUT", f"/routers/{self.one['id']}/{action}", body)
         return [one["network_id"] for one in self.shown("router", self.one)["external_gateways"]]
+
+
+class TestMemberActions(MemberActions):
+    """Extra routes and gateways that are added to a router and taken from it."""
 
     def test_gateways_come_and_go(self) -> None:
         outside, other = self.outside["id"], self.other["id"]
@@ -212,11 +234,7 @@ class TestMemberActions(RouterTestCase):
 
     def test_a_floating_ip_of_the_second_network_finds_the_router(self) -> None:
         self.gateways("add_external_gateways", self.other)
-        network, inside = self.network("10.1.0.0/24")
-        self.done("PUT", f"/routers/{self.one['id']}/add_router_interface", {"subnet_id": inside["id"]})
-        port = self.made("port", network_id=network["id"])
-        made = self.made("floatingip", floating_network_id=self.other["id"], port_id=port["id"])
-        assert made["router_id"] == self.one["id"]
+        self.floating_ip_behind(self.other, "10.1.0.0/24")
 
     def test_bodies_without_what_they_are_for_are_refused(self) -> None:
         for actions, field, wrong in (
@@ -251,6 +269,103 @@ class TestMemberActions(RouterTestCase):
             unnamed = {"network_id": self.outside["id"], "external_fixed_ips": [self.fixed]}
             body = {"router": {"external_gateways": [unnamed]}}
             self.refused(action, body, "external_gateways[0].external_fixed_ips", "ip_address")
+
+    def test_a_gateway_that_cannot_be_had_leaves_those_that_can_alone(self) -> None:
+        taken = self.made("port", network_id=self.other["id"])["fixed_ips"][0]["ip_address"]
+        inner, inner_subnet = self.network("10.3.0.0/24")
+        overlapping, _ = self.network("10.0.0.0/16", external=True)
+        good, other = self.at("203.0.113.77"), {"network_id": self.other["id"]}
+        fixed = "external_gateways[1].external_fixed_ips"
+        elsewhere = {**other, "external_fixed_ips": [{"subnet_id": inner_subnet["id"]}]}
+        for action in ("add", "update"):
+            for bad, words in (
+                (self.at("9.9.9.9", network=self.other), (fixed, "9.9.9.9")),
+                (self.at("198.51.100.255", network=self.other), (fixed, "198.51.100.255")),
+                (elsewhere, (fixed, inner_subnet["id"])),
+                ({**other, "external_fixed_ips": [{}]}, (fixed,)),
+                (self.at("198.51.100.1", network=self.other), ("198.51.100.1", "gateway IP")),
+                (self.at("203.0.113.77"), (fixed, "203.0.113.77")),
+                ({"network_id": inner["id"]}, (inner["id"], "not an external network")),
+            ):
+                self.gateways_refused(action, good, bad, words=words)
+            self.gateways_refused(action, good, self.at(taken, network=self.other), words=(taken,), status=409)
+        self.gateways_refused("add", good, {"network_id": overlapping["id"]}, words=("overlaps",))
+
+    def test_networks_that_overlap_are_refused_together(self) -> None:
+        self.done("PUT", f"/routers/{self.one['id']}", {"router": {"external_gateway_info": None}})
+        one, _ = self.network("192.0.2.0/25", external=True)
+        other, _ = self.network("192.0.2.0/24", external=True)
+        self.gateways_refused("add", *({"network_id": each["id"]} for each in (one, other)), words=("overlaps",))
+
+    def test_a_gateway_cannot_be_exchanged_for_one_with_an_address_that_cannot_be_had(self) -> None:
+        self.gateways_refused("update", self.at("9.9.9.9"), words=("external_gateways[0].external_fixed_ips",))
+        self.gateways_refused("update", self.at("9.9.9.9", network=self.other), words=("9.9.9.9",))
+
+    def test_a_gateway_keeps_its_address_and_gets_more(self) -> None:
+        address = self.one["external_gateway_info"]["external_fixed_ips"][0]["ip_address"]
+        body = {"router": {"external_gateways": [self.at(address, "203.0.113.77"), {"network_id": self.other["id"]}]}}
+        self.done("PUT", f"/routers/{self.one['id']}/update_external_gateways", body)
+        first, second = self.shown("router", self.one)["external_gateways"]
+        assert {one["ip_address"] for one in first["external_fixed_ips"]} == {address, "203.0.113.77"}
+        assert second["network_id"] == self.other["id"]
+
+    def test_a_gateway_stays_that_floating_ips_need(self) -> None:
+        outside, other = {"network_id": self.outside["id"]}, {"network_id": self.other["id"]}
+        self.gateways("add_external_gateways", self.other)
+        of_first = self.floating_ip_behind(self.outside, "10.1.0.0/24")
+        always = [("update", []), ("remove", [outside]), ("remove", [other, outside])]
+        for action, gateways in [*always, ("update", [other])]:
+            self.gateways_refused(action, *gateways, words=(self.outside["id"],), status=409)
+        self.done("DELETE", f"/floatingips/{of_first['id']}")
+        self.floating_ip_behind(self.other, "10.2.0.0/24")
+        for action, gateways in [*always, ("update", [outside]), ("remove", [other])]:
+            self.gateways_refused(action, *gateways, words=(self.one["id"],), status=409)
+
+    def test_a_gateway_goes_that_no_floating_ip_needs(self) -> None:
+        self.floating_ip_behind(self.outside, "10.1.0.0/24")
+        outside, other = self.outside["id"], self.other["id"]
+        assert self.gateways("update_external_gateways", self.outside, self.other) == [outside, other]
+        assert self.gateways("update_external_gateways", self.outside) == [outside]
+        assert self.gateways("add_external_gateways", self.other) == [outside, other]
+        assert self.gateways("remove_external_gateways", self.other) == [outside]
+
+
+class TestPoliciesOfGateways(MemberActions):
+    """A router has one policy of QoS for its gateways, which the first brings."""
+
+    extension_drivers = ("dns", "qos")
+    more_plugins = ("qos",)
+
+    def setUp(self) -> None:
+        super().setUp()
+        made = (self.done("POST", "/qos/policies", {"policy": {"name": name}}) for name in ("one", "another"))
+        self.policy, self.another = (one["policy"]["id"] for one in made)
+
+    def with_policy(self, network: Json, policy: str | None) -> Json:
+        return {"network_id": network["id"], "qos_policy_id": policy}
+
+    def test_an_unknown_one_leaves_the_router_without_gateway(self) -> None:
+        self.done("PUT", f"/routers/{self.one['id']}", {"router": {"external_gateway_info": None}})
+        unknown = self.with_policy(self.outside, "0b8e7a86-3d3c-4f0b-8b8c-0e4dbb9f3d19")
+        for action in ("add", "update"):
+            self.gateways_refused(action, unknown, words=(unknown["qos_policy_id"],), status=404)
+
+    def test_one_that_would_be_forgotten_is_refused(self) -> None:
+        field = "qos_policy_id"
+        self.gateways_refused("add", self.with_policy(self.other, self.policy), words=(f"[0].{field}",))
+        first, second = self.with_policy(self.outside, self.policy), self.with_policy(self.other, self.another)
+        self.gateways_refused("update", first, second, words=(f"[1].{field}",))
+
+    def test_all_gateways_may_name_the_same(self) -> None:
+        gateways = [self.with_policy(one, self.policy) for one in (self.outside, self.other)]
+        path, body = f"/routers/{self.one['id']}", {"router": {"external_gateways": gateways}}
+        self.done("PUT", f"{path}/update_external_gateways", body)
+        assert self.shown("router", self.one)["external_gateway_info"]["qos_policy_id"] == self.policy
+        more = {"router": {"external_gateways": [{**self.at("203.0.113.88"), "qos_policy_id": self.policy}]}}
+        self.done("PUT", f"{path}/add_external_gateways", more)
+        shown = self.shown("router", self.one)
+        assert len(shown["external_gateways"]) == 3
+        assert shown["external_gateway_info"]["qos_policy_id"] == self.policy
 
 
 class TestZones(RouterTestCase):
