@@ -241,8 +241,11 @@ class Inventory:
         return {str(port["network_id"]) for port in ports if concerns_tenants(port, self._deployment)}
 
     def _check(self, listed: int) -> None:
-        """Refuse a listing that lacks much of what was known, unless several in a row say the same."""
-        known = len(self._tables.routers)
+        """Refuse a listing that lacks much of what was known, unless several in a row say the same.
+
+        What Neutron said was deleted is no loss.
+        """
+        known = len(self._tables.routers.keys() - self._gone)
         if listed >= self._trusted_share * known:
             self._short.clear()
             return

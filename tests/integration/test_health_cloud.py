@@ -384,3 +384,18 @@ async def test_a_router_that_neutron_says_was_deleted_is_told_once_without_a_not
     await ingest.until(lambda: renamed(ingest))
     told = [one for one in ingest.events if one.subject.resource_id == router]
     assert [(one.kind, one.source) for one in told] == [(pb.EVENT_KIND_DELETE, "health.changes")]
+
+
+@pytest.mark.parametrize("cloud", ["plugin"], indirect=True)
+async def test_routers_that_neutron_said_were_deleted_make_no_listing_suspicious(
+    start: Start, tenant: Tenant, ingest: ScriptedIngest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    routers = [await tenant.router() for _ in range(4)]
+    await start()
+    await first(ingest)
+    for router in routers[1:]:
+        await tenant.call("DELETE", f"/routers/{router}")
+    await ingest.until(lambda: set(routers_told(ingest)) >= set(routers[1:]))
+    ingest.list_now.set()
+    await ingest.until(lambda: list(resources(full(ingest)[-1])) == routers[:1])
+    assert "not believed" not in "".join(capfd.readouterr())

@@ -104,13 +104,21 @@ class RealCloud:
 
     # The user's hosts
 
-    def boot(self, networks: dict[str, str], tenant: str = "user") -> list[Host]:
-        """Boot servers of a tenant, each on a network, all at once; they may not have their addresses yet."""
+    def boot(self, networks: dict[str, str], tenant: str = "user", address: str = "") -> list[Host]:
+        """Boot servers of a tenant, each on a network, all at once; they may not have their addresses yet.
+
+        `address` is one that the only server is to get.
+        """
         connection: Connection = getattr(self, tenant)
         compute = connection.compute
         image, flavor = connection.image.find_image("tiny").id, compute.find_flavor("tiny").id
         servers = [
-            compute.create_server(name=name, image_id=image, flavor_id=flavor, networks=[{"uuid": network_id}])
+            compute.create_server(
+                name=name,
+                image_id=image,
+                flavor_id=flavor,
+                networks=[{"uuid": network_id} | ({"fixed_ip": address} if address else {})],
+            )
             for name, network_id in networks.items()
         ]
         return [self._booted(compute.wait_for_server(server, interval=0.5, wait=120)) for server in servers]
@@ -233,6 +241,17 @@ class RealCloud:
     def agents_of(self, router: str) -> list[str]:
         """The L3 agents to which Neutron has given a router."""
         return [one["Agent Type"] for one in self.client("network", "agent", "list", "--router", router, cloud="admin")]
+
+    def known(self) -> list[dict[str, Any]] | None:
+        """All that Astara has: routers, and servers and ports that nobody needs; None when it does not say."""
+        answers = [self.api(f"/v1/{name}") for name in ("resources", "findings")]
+        if None in answers:
+            return None
+        return [*answers[0]["resources"], *answers[1]["findings"]]
+
+    def addresses(self, server_id: str) -> str:
+        """The addresses of an appliance's interfaces."""
+        return self.hypervisor.run(server_id, "ip", "-oneline", "address").stdout
 
     def server_of(self, router_id: str) -> str | None:
         """The server that is a configured router's instance."""

@@ -79,7 +79,8 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     r9 = client("router", "create", "r1", cloud="other")["id"]
     client("router", "set", "r1", "--external-gateway", "rig-external", cloud="other")
     client("router", "add", "subnet", "r1", "sub1", cloud="other")
-    (twin,) = cloud.boot({"twin": net3}, tenant="other")
+    (twin,) = cloud.boot({"twin": net3}, tenant="other", address=web.address)
+    assert twin.address == web.address
     until("the twin has its metadata", lambda: f"instance {twin.id}" in cloud.console(twin))
     theirs = cloud.admin.network.get_router(r9).external_gateway_info["external_fixed_ips"]
     outer_twin = next(one["ip_address"] for one in theirs if ":" not in one["ip_address"])
@@ -87,8 +88,13 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     with twin.serves(7000):
         until("it reaches itself", lambda: twin.asks(f"{twin.address}:7000"))
         assert web.asks(f"{twin.address}:7000") is None
-    if twin.address != web.address:
-        assert not twin.pings(web.address)
+    until("their router is active", lambda: cloud.shows("r1", cloud="other") == ("ACTIVE", ""))
+    port = next(cloud.other.network.ports(device_id=twin.id)).id
+    door = client("floating", "ip", "create", "rig-external", "--port", port, cloud="other")
+    until("the Internet reaches the twin", lambda: _name(cloud, str(door["floating_ip_address"])) == "twin")
+    until("Neutron calls its floating IP active", lambda: cloud.floating_status(door["id"]) == "ACTIVE")
+    assert web.seen_as() == snat
+    client("floating", "ip", "delete", door["id"], cloud="other")
     client("server", "delete", "--wait", "twin", cloud="other")
     client("router", "unset", "r1", "--external-gateway", cloud="other")
     client("router", "remove", "subnet", "r1", "sub1", cloud="other")
@@ -128,6 +134,7 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
         "--internal-protocol-port", "80", "--external-protocol-port", "8080", "--protocol", "tcp",
     )["id"]  # fmt: skip
     until("the Internet reaches db by its port", lambda: _name(cloud, f"{outer}:8080") == "db")
+    until("Neutron calls that active", lambda: cloud.floating_status(door["id"]) == "ACTIVE")
     assert cloud.internet_asks(outer) is None
     assert db.seen_as() == snat
     with db.serves(8000):
@@ -137,6 +144,7 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
         with cloud.internet_connects(outer, 8080) as connection:
             client(*forward, "delete", door["id"], forwarding)
             until("and to none any more", lambda: cloud.internet_asks(f"{outer}:8080") is None)
+            until("Neutron calls it down", lambda: cloud.floating_status(door["id"]) == "DOWN")
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             with pytest.raises(TimeoutError):
                 connection.recv(1)
@@ -180,6 +188,7 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     until("web reaches what is behind db", lambda: web.pings("192.0.2.1"))
     client("router", "add", "route", "r1", "--route", f"destination=198.51.100.0/24,gateway={db.address}")
     until("by the silent route as well", lambda: web.pings("198.51.100.1"))
+    assert cloud.shows("r1") == ("ACTIVE", "")
 
     print("a shared network, by port")
     shared = client("network", "create", "rig-shared", "--share", cloud="admin")["id"]
@@ -210,6 +219,7 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
         "and the Internet, which learnt of it by BGP",
         lambda: (web.asks(f"[{INTERNET[1]}]") or {}).get("you") == _six(web),
     )
+    until("r1 is active, and its ports are", lambda: _statuses(cloud, r1) == {"ACTIVE"})
     client("router", "remove", "subnet", "r1", "six")
     until("the router is no more", lambda: not web.pings(gateway))
     assert web.asks(f"[{INTERNET[1]}]") is None
@@ -232,12 +242,13 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
 
     print("an appliance dies, and is replaced")
     cloud.hypervisor.kill(first)
-    until("Neutron says so", lambda: cloud.shows("r1")[0] == "ALLOCATING")
+    until("Neutron says so", lambda: _statuses(cloud, r1, fip["id"]) == {"ALLOCATING", "DOWN"})
     second = until("another instance is configured", lambda: (now := cloud.server_of(r1)) != first and now)
     until("packets flow again", lambda: _name(cloud, floating) == "web" and web.seen_as() == floating)
     assert db.seen_as() == snat
     assert web.pings("198.51.100.1")
     until("Neutron calls r1 active again", lambda: cloud.shows("r1") == ("ACTIVE", ""))
+    until("and its floating IP and ports", lambda: _statuses(cloud, r1, fip["id"]) == {"ACTIVE"})
 
     print("a router deleted while the workers do not run; packets of others go on")
     workers = cloud.worker_pids()
@@ -279,6 +290,7 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     until("no server is left", lambda: not cloud.servers())
     until("no port is left", lambda: not cloud.own_ports())
     assert cloud.hypervisor.machines() == []
+    until("Astara knows of nothing any more", lambda: cloud.known() == [])
     client("network", "delete", "net1", "net2")
     client("network", "delete", "rig-shared", cloud="admin")
 
@@ -287,6 +299,13 @@ def _name(cloud: RealCloud, address: str) -> str | None:
     """The host that answers to the Internet at an address."""
     answer = cloud.internet_asks(address)
     return answer["name"].partition(".")[0] if answer else None
+
+
+def _statuses(cloud: RealCloud, router: str, *floating_ips: str) -> set[str]:
+    """What Neutron shows of a router, its ports, and floating IPs."""
+    network = cloud.admin.network
+    ports = {port.status for port in network.ports(device_id=router)}
+    return {str(network.get_router(router).status), *ports, *map(cloud.floating_status, floating_ips)}
 
 
 def _answered(host: Host) -> int:
