@@ -103,7 +103,12 @@ class RouterDriver:
         held = [port for port in (management, *ports.values()) if port.get("device_id")]
         if held and (pause := await self._free(resource, held)) is not None:
             return StepResult(InstanceState.DOWN, wait=pause)
-        await self._servers.boot(resource, reading, management, ports)
+        try:
+            await self._servers.boot(resource, reading, management, ports)
+        except CloudError:
+            # It may be gone: Nova takes ports along with a server whose network it could not set up. Look again.
+            resource.management = None
+            raise
         resource.reading = reading
         return StepResult(InstanceState.BOOTING)
 

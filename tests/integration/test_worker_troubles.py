@@ -96,6 +96,27 @@ async def test_a_service_port_that_somebody_pulled_out_is_plugged_in_again(bench
     bench.check_tidy(made, networks=2)
 
 
+async def test_ports_that_nova_takes_along_with_a_server_are_made_anew(bench: Bench) -> None:
+    made = await bench.configured()
+    server = bench.server_id(made)
+    owned = [one for one in bench.own_ports() if one["device_id"] == server]
+    assert len(owned) == 3
+
+    async def tap(service: str, method: str, path: str) -> None:
+        # As Nova does with a server whose network it could not set up.
+        if (service, method, path) == ("nova", "DELETE", f"/servers/{server}"):
+            for port in owned:
+                bench.cloud.network.ports.discard(port)
+
+    bench.tap = tap
+    await bench.hypervisor.kill(server)
+    bench.deliver(made, Action.POLL, priority=1)
+    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
+    resource = await bench.until_idle(made)
+    assert resource.cooldowns == 0
+    bench.check_tidy(made, networks=2)
+
+
 async def second_network(made: TenantRouter) -> str:
     """Attach another network to the router; answers with its id."""
     net = made.connection.network
