@@ -8,7 +8,7 @@ from services.common import logging
 
 from .cloud import Json
 from .configuration import LATER
-from .errors import CloudError, NotFoundError
+from .errors import CloudError, NotFoundError, UncertainError
 from .neutron import STATUS, Neutron
 from .reading import RouterReading
 from .resource import ManagedResource
@@ -45,17 +45,22 @@ class RouterStatus:
     def serves(self, resource: ManagedResource, reading: RouterReading) -> None:
         """An appliance runs what a reading says: so its floating IPs and ports are what they should be."""
         is_enabled = bool(reading.router.get("admin_state_up", True))
+
+        def is_shown(one: Json, status: str) -> bool:
+            # A reading may be older than what was told when nothing was served.
+            return bool((DOWN if resource.told_down else one.get("status")) == status)
+
         wanted = {str(one["id"]): ACTIVE if is_enabled and _is_used(one) else DOWN for one in reading.floating_ips}
         floating = {
             str(one["id"]): wanted[str(one["id"])]
             for one in reading.floating_ips
-            if one.get("status") != wanted[str(one["id"])]
+            if not is_shown(one, wanted[str(one["id"])])
         }
         resource.unserved = _unserved(resource, reading)
         own = [*reading.interface_ports, *reading.gateway_ports]
         served = ACTIVE if is_enabled else DOWN
-        ports = {str(port["id"]): served for port in own if port.get("status") != served}
-        resource.untold = {}
+        ports = {str(port["id"]): served for port in own if not is_shown(port, served)}
+        resource.untold, resource.told_down = {}, False
         for part, statuses in zip(_PARTS, (floating, ports), strict=True):
             if statuses:
                 resource.untold[part] = statuses
@@ -65,7 +70,11 @@ class RouterStatus:
         if STATUS not in self._neutron.extensions or resource.shown is None:
             return
         if resource.state in _NOTHING_SERVES:
-            resource.untold = {part: {_ALL: DOWN} for part in _PARTS} if resource.shown[0] == ACTIVE else {}
+            is_news = resource.shown[0] not in (ALLOCATING, ERROR)
+            resource.untold = {part: {_ALL: DOWN} for part in _PARTS} if is_news else {}
+            resource.told_down |= is_news
+        elif resource.told_down:
+            resource.untold = {}
         told: Json = dict(resource.untold)
         if (status := _status(resource)) is not None and status != resource.shown:
             told["status"], told["reason"] = status
@@ -80,12 +89,10 @@ class RouterStatus:
             # What is refused is a fault of ours or of the cloud's configuration; all else passes.
             log = _log.warning if 400 <= error.status < 500 else _log.info
             log("status not told to Neutron", resource=resource.resource_id, reason=str(error))
+            if isinstance(error, UncertainError):
+                # Whether it shows this or what was there before: all is told again.
+                resource.shown = ("", "")
             return
-        if resource.reading is not None and _ALL in told.get(_PARTS[0], ()):
-            # What was read before is compared with what is served next.
-            own = (*resource.reading.interface_ports, *resource.reading.gateway_ports)
-            for one in (*resource.reading.floating_ips, *own):
-                one["status"] = DOWN
         resource.untold = {}
         resource.shown = status or resource.shown
 

@@ -119,6 +119,30 @@ async def test_a_boot_that_fails_is_shown_with_its_reason_and_forgotten_afterwar
     await bench.until(lambda: (shown["status"], shown["status_reason"]) == ("ACTIVE", ""))
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["told", "answer lost"])
+async def test_what_a_rebooted_instance_serves_again_is_shown_so(bench: Bench, lost: bool) -> None:
+    made = await bench.configured()
+    net = made.connection.network
+    external = await do(net.find_network, EXTERNAL_NETWORK)
+    port = await do(net.create_port, network_id=made.network_id)
+    await do(net.create_ip, floating_network_id=external.id, port_id=port.id)
+    bench.deliver(made, Action.UPDATE)
+    await told(bench, made)
+    router, (floating,) = bench.cloud.network.routers.get(made.router_id), bench.cloud.network.floatingips.table
+    boot, (server,) = bench.boot_id(made), bench.own_servers()
+    if lost:
+        bench.fault("lost", "neutron", "PUT", "/astara-router-statuses", times=1)
+    bench.host.fault(boot, "dead")
+    server["status"] = "REBOOT"
+    bench.deliver(made, Action.POLL, priority=1)
+    await bench.until(lambda: (router["status"], floating["status"]) == ("ALLOCATING", "DOWN"))
+    bench.host.fault(boot, "none")
+    server["status"] = "ACTIVE"
+    await bench.until(lambda: (router["status"], floating["status"]) == ("ACTIVE", "ACTIVE"))
+    await told(bench, made)
+    assert bench.boot_id(made) == boot
+
+
 async def test_a_dead_instance_is_shown_as_allocating_and_what_it_served_as_down_until_another_serves(
     bench: Bench,
 ) -> None:
