@@ -119,25 +119,29 @@ class Inventory:
         listed: set[str] = set()
         deleted: set[str] = set()
         moved: set[str] = set()
+        is_broken = False
         if self._revision is not None:
             try:
                 listed, deleted = await self._merge_snapshots(self._revision)
             except ListingError as error:
-                if error.status not in (403, 404, 410):
+                if error.status not in (200, 403, 404, 410):
                     raise
-                # The plugin was taken out, its policy or Neutron's database is another: the next full listing begins
-                # anew.
-                self._revision = None
-                _log.warning("Neutron does not know the revision up to which changes are known", error=str(error))
-        if self._revision is None:
+                _log.warning("Neutron does not tell what changed, it is looked for otherwise", error=str(error))
+                # An answer that makes no sense may be of one router. Else the plugin was taken out, its policy or
+                # Neutron's database is another: the next full listing begins anew.
+                is_broken = error.status == 200
+                if not is_broken:
+                    self._revision = None
+        if self._revision is None or is_broken:
             moved = await self._look()
         self._looked_at = began
-        before, self.resources = self.resources, resources(self._tables, self._claim)
+        gone = [one for one in self.resources.values() if one.resource_id in deleted]
+        self._gone |= deleted
+        known = resources(self._tables, self._claim)
+        before, self.resources = self.resources, {one: row for one, row in known.items() if one not in self._gone}
         news = [one for one in self.resources.values() if before.get(one.resource_id) != one]
         fresh = {one.resource_id for one in news}
         touched = [one for one in self.resources.values() if one.resource_id in listed - fresh]
-        gone = [one for one in self.resources.values() if one.resource_id in deleted - self._gone]
-        self._gone |= deleted
         return Findings(news, networks=self._attached(moved), touched=touched, gone=gone)
 
     async def _look(self) -> set[str]:
@@ -151,8 +155,9 @@ class Inventory:
                 self._changed_since = False
                 _log.info("Neutron does not tell what changed since a time: routers are listed whole instead")
         tables = await self._list_tables()
-        if len(tables.routers) < self._trusted_share * len(self._tables.routers):
-            raise ListingError("GET /routers", 200, f"only {len(tables.routers)} of {len(self._tables.routers)}")
+        known = len(self._tables.routers.keys() - self._gone)
+        if len(tables.routers) < self._trusted_share * known:
+            raise ListingError("GET /routers", 200, f"only {len(tables.routers)} of {known}")
         # What is missing is for a full listing to say.
         tables.routers = {**self._tables.routers, **tables.routers}
         self._tables = tables

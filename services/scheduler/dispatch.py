@@ -130,6 +130,10 @@ class Dispatch:
             EVENTS.labels("expired").inc()
             publisher.settle([number])
             return
+        if _is_old_news(event) and event.subject.resource_id not in self._index.records:
+            EVENTS.labels("old").inc()
+            publisher.settle([number])
+            return
         concerned = self._concerned(event)
         records = [record for record in concerned if record.resource_id not in self.withheld]
         if concerned and not records:
@@ -191,3 +195,8 @@ def _unsafe_field(subject: event_pb2.Subject) -> str | None:
         if text and not is_safe_id(text):
             return name
     return None
+
+
+def _is_old_news(event: event_pb2.Event) -> bool:
+    """Whether a listing tells of a deletion: what nobody knows any more has been removed since it was announced."""
+    return event.kind == event_pb2.EVENT_KIND_DELETE and event.priority == event_pb2.PRIORITY_RESYNC

@@ -5,7 +5,7 @@ from prometheus_client import Counter, Gauge, Histogram
 EVENTS = Counter(
     "astara_scheduler_events_total",
     "Events of producers by what became of them: direct, resolved, matched, unmatched, nameless, expired, withheld, "
-    "command, rejected",
+    "old, command, rejected",
     ["outcome"],
 )
 DELIVERED = Counter("astara_scheduler_hints_sent_total", "Hints sent to workers")

@@ -42,7 +42,11 @@ class ForbiddenError(CloudError):
 
 
 class AttachError(CloudError):
-    """Nova will not or cannot attach a port to a server: no outage of its own, so waiting may not help."""
+    """Nova cannot attach a port to a server, whatever else it can: no outage."""
+
+    def __init__(self, service: str, call: str, status: int, detail: str) -> None:
+        super().__init__(service, call, status, detail)
+        self.outage = False
 
 
 class UncertainError(CloudError):

@@ -267,11 +267,13 @@ class Link:
         )
 
     async def _renew(self) -> None:
+        await self._welcome.wait()
         while True:
             self._send(work.WorkRequest(lease_renewal=self._ownership.renewal()))
             await asyncio.sleep(max(0.1, (self._ownership.lease_seconds or 1.0) / 3))
 
     async def _report(self) -> None:
+        await self._welcome.wait()
         while True:
             await asyncio.sleep(self._gather_seconds)
             if self._reporter.pending() and self._ownership.lease_seconds:

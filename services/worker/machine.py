@@ -26,7 +26,7 @@ _log = logging.get(__name__)
 _RUNS = Counter("astara_worker_runs", "Runs of state machines", ["outcome"])
 _STEPS = Counter("astara_worker_steps", "Steps of state machines", ["step"])
 
-ANSWERING = frozenset({InstanceState.UP, InstanceState.CONFIGURED})
+ANSWERING = frozenset({InstanceState.UP, InstanceState.CONFIGURED, InstanceState.REPLUG})
 """States in which an instance is asked whether it lives."""
 
 _MOST_STEPS = 16  # in one run; the longest useful one has seven

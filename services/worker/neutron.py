@@ -3,7 +3,8 @@
 With the extension `astara-router-snapshot` a reading is one call. Without it, it costs six in two rounds, whatever the
 router's size: the router, and its ports with those of its instance; then networks, subnets, floating IPs and the
 addresses to serve. Only port forwardings that Neutron does not show in full with their floating IP cost a call each
-floating IP, and QoS policies, conntrack helpers and NDP proxies one a kind where a router has any. Both ways give the
+floating IP, and QoS policies and NDP proxies one a kind where a router has any, as conntrack helpers do where Neutron
+does not show them with their router. Both ways give the
 same reading, so that nothing changes for a router when snapshots come or go.
 
 Filters repeat a name to mean "or"; long lists of ids are split so that no URL grows beyond what servers take. A port is
@@ -133,7 +134,14 @@ class Neutron:
         shown: list[Json] | None = router.get("conntrack_helpers")
         if shown is not None or "l3-conntrack-helper" not in self.extensions:
             return shown or []
-        return await self._below(f"routers/{router['id']}/conntrack_helpers")
+        path = f"routers/{router['id']}/conntrack_helpers"
+        try:
+            return await self.listing(path, [])
+        except NotFoundError as error:
+            if await self.router_exists(str(router["id"])):
+                # A server that has no such plugin: not a router without helpers.
+                raise CloudError("neutron", f"GET /{path}", 404, error.detail) from error
+            return []
 
     async def _ndp_proxies(self, router: Json) -> list[Json]:
         if not router.get("enable_ndp_proxy"):
@@ -201,13 +209,10 @@ class Neutron:
             return forwardings
         if shown is None and "floating-ip-port-forwarding" not in self.extensions:
             return []
-        return await self._below(f"floatingips/{floating_ip['id']}/port_forwardings")
-
-    async def _below(self, collection: str) -> list[Json]:
-        """What belongs to an object, which may go away meanwhile; nothing may take that for the router's end."""
         try:
-            return await self.listing(collection, [])
+            return await self.listing(f"floatingips/{floating_ip['id']}/port_forwardings", [])
         except NotFoundError:
+            # The floating IP went away meanwhile; nothing may take that for the router's end.
             return []
 
     async def listed_share(self, router_ids: Iterable[str]) -> float:

@@ -80,7 +80,7 @@ class Nova:
         try:
             await self._api.post(f"/servers/{server_id}/os-interface", {"interfaceAttachment": {"port_id": port_id}})
         except CloudError as error:
-            if error.status == 400 or (error.status == 500 and _CANNOT_ATTACH in error.detail):
+            if error.status == 500 and _CANNOT_ATTACH in error.detail:
                 raise AttachError(error.service, error.call, error.status, error.detail) from error
             raise
 

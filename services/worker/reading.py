@@ -87,6 +87,8 @@ class RouterReading:
         own = [*self.interface_ports, *self.gateway_ports]
         if missing := {ip["subnet_id"] for port in own for ip in port["fixed_ips"]} - set(self.subnets):
             return f"subnets {sorted(missing)} are attached but not listed"
+        if missing := set(self.qos_policy_ids) - set(self.qos_policies):
+            return f"QoS policies {sorted(missing)} are in use but not listed"
         internal = {p["id"] for p in self.interface_ports if p["network_id"] not in self.external_network_ids}
         if missing := internal - {port["id"] for port in self.allocations}:
             return f"the router's ports {sorted(missing)} are not listed with those of their networks"

@@ -13,7 +13,7 @@ from services.common import logging
 from . import configuration
 from .appliance import ApplianceClient
 from .cloud import Json
-from .errors import AttachError, CloudError, RejectedError, StepError
+from .errors import CloudError, RejectedError, StepError
 from .glance import why_unusable
 from .machine import Observer, RetryPolicy, StepResult
 from .neutron import Neutron
@@ -225,22 +225,29 @@ class RouterDriver:
         if wanted != plugged:
             try:
                 await self._ports.plug(resource, instance, wanted)
-            except AttachError as error:
-                return self._replug_again(resource, since, f"Nova refuses to attach a port: {error.detail}", error)
+            except CloudError as error:
+                if error.service != "nova" or error.outage:
+                    raise
+                return await self._replug_again(resource, since, f"Nova does not plug a port: {error.detail}", error)
             since = None
         status = await self._health.ask(resource)
         resource.reading = reading
         if _macs(instance) <= set(status.interfaces):
             return StepResult(InstanceState.UP)
-        return self._replug_again(resource, since, "the appliance does not see the ports that were attached")
+        return await self._replug_again(resource, since, "the appliance does not see the ports that were attached")
 
-    def _replug_again(
+    async def _replug_again(
         self, resource: ManagedResource, since: float | None, reason: str, error: StepError | None = None
     ) -> StepResult:
-        """Come back, or boot anew what cannot be plugged. Raises the error before its time is up."""
+        """Come back, or boot anew what cannot be plugged. Raises the error before its time is up, and as long as Nova
+        is at work on the server.
+        """
         now = self._env.clock.lease()
         since = now if since is None else since
         if now - since > self._env.router.replug_timeout:
+            if error is not None and await self._servers.is_busy(_instance_of(resource).server_id):
+                raise error
+            self._observer.happened(resource, "error", reason)
             resource.failed(reason, "its instance cannot be connected to a network; another takes its place")
             return StepResult(InstanceState.RESTART)
         resource.waiting_since = since

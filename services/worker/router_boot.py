@@ -43,6 +43,11 @@ class RouterServers:
         """Whether Nova knows the server."""
         return await self._nova.server(server_id) is not None
 
+    async def is_busy(self, server_id: str) -> bool:
+        """Whether Nova is at work on the server: migrates it, for one."""
+        server = await self._nova.server(server_id)
+        return server is not None and bool(server["status"] in COMING or server.get("OS-EXT-STS:task_state"))
+
     def adopt(
         self, resource: ManagedResource, management: Json, server: Json, spare: dict[str, str] | None = None
     ) -> InstanceState:

@@ -47,7 +47,9 @@ class RouterHealth:
         return status
 
     def judge(self, resource: ManagedResource, status: ApplianceStatus) -> InstanceState:
-        """What an answer says of the instance's state."""
+        """What an answer says of the instance's state; what is being plugged is so until that has been done."""
+        if resource.state is InstanceState.REPLUG:
+            return InstanceState.REPLUG
         if resource.wanted_digest is not None and status.digest == resource.wanted_digest:
             return InstanceState.CONFIGURED
         return InstanceState.UP

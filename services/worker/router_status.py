@@ -83,7 +83,6 @@ class RouterStatus:
         try:
             await self._neutron.set_status(resource.resource_id, told)
         except NotFoundError:
-            resource.untold = {}
             return
         except CloudError as error:
             # What is refused is a fault of ours or of the cloud's configuration; all else passes.

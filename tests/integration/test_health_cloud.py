@@ -347,7 +347,7 @@ def renamed(ingest: ScriptedIngest) -> bool:
 
 
 @pytest.mark.parametrize("cloud", ["plugin"], indirect=True)
-async def test_a_change_that_a_broken_answer_names_is_found_by_a_later_look(
+async def test_a_change_is_found_though_the_answer_that_names_it_is_broken(
     start: Start, cloud: SimulatedCloud, tenant: Tenant, ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router = await tenant.router()
@@ -360,14 +360,14 @@ async def test_a_change_that_a_broken_answer_names_is_found_by_a_later_look(
         if row["name"] == "renamed":
             asked.append(row)
             # A listing compares a router first, and shows it then.
-            if len(asked) in (2, 4, 6):
+            if len(asked) % 2 == 0:
                 del whole["networks"]
         return whole
 
     monkeypatch.setattr(cloud.network.astara, "snapshot", without_networks)
     await tenant.call("PUT", f"/routers/{router}", {"router": {"name": "renamed"}})
     await ingest.until(lambda: renamed(ingest))
-    assert len(asked) >= 8
+    assert len(asked) >= 2
 
 
 @pytest.mark.parametrize("cloud", ["plugin"], indirect=True)

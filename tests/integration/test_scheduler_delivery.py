@@ -67,6 +67,28 @@ async def test_an_event_reaches_the_owner_and_is_acked_only_after_the_owner_acke
     await producer.close()
 
 
+async def test_a_listing_tells_nobody_of_a_deletion_that_was_announced(client: Client) -> None:
+    worker = await HandWorker(client).connect()
+    await worker.until(lambda: len(worker.held) == 1024)
+    worker.report("known", "t", revision=1)
+    producer = await HandProducer(client).connect()
+    listed = event_pb2.PRIORITY_RESYNC
+    await producer.answered(producer.publish([event("UPDATE", "known", "t")]))
+    await worker.until(lambda: "known" in worker.hints)
+    worker.hints.clear()
+    numbers = producer.publish(
+        [event("DELETE", "gone", "t", priority=listed), event("DELETE", "known", "t", priority=listed)]
+    )
+    await producer.answered(numbers)
+    await worker.until(lambda: "known" in worker.hints)
+    assert worker.hints.keys() == {"known"}
+    # Whoever hears it first looks, known or not.
+    await producer.answered(producer.publish([event("DELETE", "unknown", "t")]))
+    await worker.until(lambda: "unknown" in worker.hints)
+    await worker.disconnect()
+    await producer.close()
+
+
 async def test_a_slow_worker_does_not_hold_producers_acks(tmp_path: Path) -> None:
     scheduler = SchedulerProcess(tmp_path, late_seconds=0.1)
     scheduler.start()

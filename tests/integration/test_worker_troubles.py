@@ -113,7 +113,8 @@ async def test_ports_that_nova_takes_along_with_a_server_are_made_anew(bench: Be
     bench.deliver(made, Action.POLL, priority=1)
     await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
     resource = await bench.until_idle(made)
-    assert resource.cooldowns == 0
+    assert resource.attempts == 0
+    assert not any("ERROR" in text for kind, text in bench.history() if kind == "state")
     bench.check_tidy(made, networks=2)
 
 
@@ -144,17 +145,61 @@ async def test_a_network_that_is_attached_while_nova_is_away_costs_no_instance(b
     bench.check_tidy(made, networks=3)
 
 
-async def test_an_instance_to_which_nova_can_attach_nothing_is_booted_anew(bench: Bench) -> None:
+@pytest.mark.parametrize("status", [400, 404, 409])
+async def test_an_instance_to_which_nova_attaches_nothing_is_booted_anew(bench: Bench, status: int) -> None:
     made = await bench.configured()
     boot = bench.boot_id(made)
     added = await second_network(made)
-    bench.fault("error", "nova", "POST", "/os-interface", status=400)
+    bench.fault("error", "nova", "POST", "/os-interface", status=status)
     bench.deliver(made, Action.UPDATE)
-    await bench.until(lambda: "refuses" in bench.resource(made).last_error or bench.resource(made).failures >= 2)
+    await bench.until(lambda: bench.resource(made).failures >= 2)
     assert bench.boot_id(made) == boot
     bench.clock.ahead += 600
     bench.deliver(made, Action.UPDATE)
     await bench.until(lambda: bench.resource(made).instance is not None and bench.boot_id(made) != boot)
+    await bench.until_idle(made)
+    assert added in bench.attached(made)
+    bench.check_tidy(made, networks=3)
+
+
+async def test_an_instance_on_which_nova_is_at_work_is_not_booted_anew(bench: Bench) -> None:
+    made = await bench.configured()
+    boot, (server,) = bench.boot_id(made), bench.own_servers()
+    added = await second_network(made)
+    refused = bench.fault("error", "nova", "POST", "/os-interface", status=409)
+    server["OS-EXT-STS:task_state"] = "migrating"
+    bench.deliver(made, Action.UPDATE)
+    for _ in range(4):
+        hits = refused.hits
+        await bench.until(lambda hits=hits: refused.hits > hits)
+        bench.clock.ahead += 600
+        bench.deliver(made, Action.UPDATE)
+    server["OS-EXT-STS:task_state"] = None
+    bench.cloud.faults.remove(refused)
+    bench.clock.ahead += 600
+    bench.deliver(made, Action.UPDATE)
+    await bench.until(lambda: added in bench.attached(made))
+    await bench.until_idle(made)
+    assert bench.boot_id(made) == boot
+
+
+@pytest.mark.parametrize("death", ["killed", "deleted"])
+async def test_an_instance_that_dies_while_a_network_is_attached_is_replaced(bench: Bench, death: str) -> None:
+    made = await bench.configured()
+    server = bench.server_id(made)
+    added = await second_network(made)
+    fault = bench.fault("error", "nova", "POST", "/os-interface")
+    bench.deliver(made, Action.UPDATE)
+    await bench.until(lambda: bench.resource(made).state is InstanceState.REPLUG and fault.hits > 0)
+    if death == "killed":
+        await bench.hypervisor.kill(server)
+    else:
+        admin = await do(lambda: bench.connect("admin", "admin").compute)
+        await do(admin.delete_server, server)
+        await bench.until(lambda: not bench.own_servers())
+    bench.cloud.faults.remove(fault)
+    bench.deliver(made, Action.POLL, priority=1)
+    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
     await bench.until_idle(made)
     assert added in bench.attached(made)
     bench.check_tidy(made, networks=3)

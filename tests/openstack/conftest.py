@@ -212,7 +212,7 @@ def _write_config(path: Path, folder: Path, auth_url: str, api_port: int, claim:
             "router": {
                 "image_id": prepared.image, "flavor": prepared.flavor, "management_network_id": prepared.management,
                 "orchestrator_addresses": orchestrator, "metadata_port": metadata_port, "boot_look_interval": "0.5",
-                "boot_timeout": "90", "replug_timeout": "10",
+                "boot_timeout": "90", "replug_timeout": "30",
             },
             "appliance": {"secret": SECRET, "dead_after": "5"},
             "metadata": {
