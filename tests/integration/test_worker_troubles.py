@@ -174,7 +174,6 @@ async def test_an_instance_on_which_nova_is_at_work_is_not_booted_anew(bench: Be
         await bench.until(lambda hits=hits: refused.hits > hits)
         bench.clock.ahead += 600
         bench.deliver(made, Action.UPDATE)
-    server["OS-EXT-STS:task_state"] = None
     bench.cloud.faults.remove(refused)
     bench.clock.ahead += 600
     bench.deliver(made, Action.UPDATE)
