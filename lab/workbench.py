@@ -42,6 +42,11 @@ from services.worker.states import Action, InstanceState
 SECRET = "a-secret-of-the-lab-only"
 USER = event.PRIORITY_USER
 
+_BLOCKS = 100
+"""Of loopback addresses, each for one bench."""
+_RESERVED_PORT = 9599
+"""Whoever listens on it at the first address of a block has the block. Appliances use others, from 9600 on."""
+
 Tap = Callable[[str, str, str], Awaitable[None]]
 
 
@@ -99,10 +104,10 @@ class Workbench:
     ) -> None:
         self.host = ApplianceHost(metadata=True)
         self.hypervisor = AppliancesInProcess(self.host)
-        # Benches may run side by side: each has a port for its appliances' API and, but for rare luck, addresses of its
-        # own for their other ports.
+        # Benches may run side by side: each has a port for its appliances' API, and addresses of its own for their
+        # other ports.
         self._port = _free_port()
-        cidr = f"127.{65 + self._port % 60}.{self._port // 60 % 2 * 128}.0/17"
+        cidr, self._reserved = _free_block(self._port)
         self.cloud = SimulatedCloud(options or CloudOptions(management_cidr=cidr, **(cloud or {})), self.hypervisor)
         self.clock = clock or SystemClock()
         self.claims: Callable[[dict[str, Any]], bool] = lambda _router: True
@@ -195,6 +200,7 @@ class Workbench:
         for connection in self._connections.values():
             connection.close()
         await self.cloud.stop()
+        self._reserved.close()
 
     def connect(self, user: str, project: str) -> Connection:
         """An SDK connection, kept for the next who asks; its calls block, so run them with `asyncio.to_thread`."""
@@ -292,6 +298,22 @@ class Workbench:
     def own_ports(self) -> list[Row]:
         """Ports with our mark."""
         return [r for r in self.cloud.network.ports.table if str(r.get("description", "")).startswith("astara:")]
+
+
+def _free_block(first: int) -> tuple[str, socket.socket]:
+    """A block of loopback addresses that no other bench has as long as the socket is open; where the search begins
+    is the caller's.
+    """
+    for number in range(first, first + _BLOCKS):
+        block = f"127.{65 + number % _BLOCKS // 2}.{number % 2 * 128}"
+        reserved = socket.socket()
+        try:
+            reserved.bind((f"{block}.0", _RESERVED_PORT))
+        except OSError:
+            reserved.close()
+        else:
+            return f"{block}.0/17", reserved
+    raise OSError(f"all {_BLOCKS} blocks of addresses are taken by other benches")
 
 
 def _free_port() -> int:
