@@ -119,16 +119,23 @@ async def test_a_boot_that_fails_is_shown_with_its_reason_and_forgotten_afterwar
     await bench.until(lambda: (shown["status"], shown["status_reason"]) == ("ACTIVE", ""))
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["told", "answer lost"])
-async def test_what_a_rebooted_instance_serves_again_is_shown_so(bench: Bench, lost: bool) -> None:
-    made = await bench.configured()
+async def served_floating_ip(bench: Bench, made: TenantRouter) -> dict[str, Any]:
+    """Give the tenant a floating IP, and wait until Neutron has been told of it; answers with its row."""
     net = made.connection.network
     external = await do(net.find_network, EXTERNAL_NETWORK)
     port = await do(net.create_port, network_id=made.network_id)
     await do(net.create_ip, floating_network_id=external.id, port_id=port.id)
     bench.deliver(made, Action.UPDATE)
     await told(bench, made)
-    router, (floating,) = bench.cloud.network.routers.get(made.router_id), bench.cloud.network.floatingips.table
+    (floating,) = bench.cloud.network.floatingips.table
+    return floating
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["told", "answer lost"])
+async def test_what_a_rebooted_instance_serves_again_is_shown_so(bench: Bench, lost: bool) -> None:
+    made = await bench.configured()
+    floating = await served_floating_ip(bench, made)
+    router = bench.cloud.network.routers.get(made.router_id)
     boot, (server,) = bench.boot_id(made), bench.own_servers()
     if lost:
         bench.fault("lost", "neutron", "PUT", "/astara-router-statuses", times=1)
@@ -147,14 +154,9 @@ async def test_a_dead_instance_is_shown_as_allocating_and_what_it_served_as_down
     bench: Bench,
 ) -> None:
     made = await bench.configured()
-    net = made.connection.network
-    external = await do(net.find_network, EXTERNAL_NETWORK)
-    port = await do(net.create_port, network_id=made.network_id)
-    await do(net.create_ip, floating_network_id=external.id, port_id=port.id)
-    bench.deliver(made, Action.UPDATE)
-    await told(bench, made)
+    floating = await served_floating_ip(bench, made)
     network = bench.cloud.network
-    router, (floating,) = network.routers.get(made.router_id), network.floatingips.table
+    router = network.routers.get(made.router_id)
     own = [one for one in network.ports.table if one["device_id"] == made.router_id]
     assert {floating["status"], *(one["status"] for one in own)} == {"ACTIVE"}
     seen: list[tuple[str, str, set[str]]] = []
