@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from . import neutron_query
 from .neutron_base import forbidden
 from .store import Row
 from .web import Call, CloudError, Reply, Routes
@@ -20,6 +21,7 @@ ALIASES = ("astara-router-snapshot", "astara-router-status", "astara-services", 
 
 _ALLOCATION = ("id", "network_id", "device_id", "device_owner", "mac_address", "fixed_ips", "description", "dns_name",
                "admin_state_up", "extra_dhcp_opts", "revision_number")  # fmt: skip
+_FILTERS = ("id", "router_id")
 _HELPER = ("id", "protocol", "port", "helper")
 _STATUSES = {
     "status": ("ACTIVE", "ALLOCATING", "ERROR"),
@@ -209,11 +211,8 @@ class AstaraExtensions:
 
 
 def _filtered(call: Call, rows: Iterable[Row]) -> list[Row]:
-    """Those that have, of each name in the query, one of its values."""
-    wanted: dict[str, set[str]] = {}
-    for name, value in call.query() if call.query_string else []:
-        wanted.setdefault(name, set()).add(value)
-    return [dict(row) for row in rows if all(str(row.get(name)) in values for name, values in wanted.items())]
+    """Those that the query asks for."""
+    return neutron_query.select(rows, neutron_query.parse(call.query(), _FILTERS, strict=True))
 
 
 def _only_admins(call: Call) -> None:

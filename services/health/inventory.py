@@ -202,9 +202,8 @@ class Inventory:
         tables.subnets = _without(tables.subnets, "network_id", fresh.networks) | fresh.subnets
         tables.floatingips = _without(tables.floatingips, "router_id", found) | fresh.floatingips
         before, self._seen, self._revision = self._seen, seen, revision
-        return {one for one, last in seen.items() if last > before.get(one, -1)}, {row["id"] for row in rows} - set(
-            found
-        )
+        news = {one for one, last in seen.items() if last > before.get(one, -1)}
+        return news, {row["id"] for row in rows} - found.keys()
 
     async def _list_tables(self) -> Tables:
         lister = self._lister

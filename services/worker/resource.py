@@ -72,7 +72,7 @@ class ManagedResource:
     absent_since: float | None = None  # lease clock; of the first 404
     shown: tuple[str, str] | None = None  # status and reason that Neutron shows, as far as this worker knows
     untold: Json = field(default_factory=dict)  # statuses of floating IPs and ports that Neutron does not show yet
-    told_down: bool = False  # Neutron was told that nothing of it is served; the next push, or look at one, ends it
+    told_down: bool = False  # Neutron was told, or may have been, that nothing of it is served
     unserved: str = ""  # what its users are told that the appliance does not do, though it runs what it was given
     boot_uncertain: bool = False  # Nova did not answer to a boot: look by name before the next
     reconcile_id: str = ""
