@@ -124,16 +124,30 @@ class Machine:
         self.start()
         await self.answers()
 
-    async def answers(self, seconds: float = 20.0) -> dict[str, Any]:
+    async def answers(self, seconds: float = 90.0) -> dict[str, Any]:
         """Its status, as soon as it answers."""
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
         while True:
             try:
-                return await self.status()
-            except (aiohttp.ClientError, TimeoutError, OSError):
-                if self.process is None or self.process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"the agent does not answer:\n{self.log()[-4000:]}") from None
+                # A call may hang on a connection that was begun before the machine could be reached.
+                async with asyncio.timeout(10.0):
+                    return await self.status()
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                passed = time.monotonic() - began
+                if self.process is None or self.process.poll() is not None or passed > seconds:
+                    raise AssertionError(
+                        f"the agent does not answer after {passed:.1f} s: {error!r}\n{self.log()[-4000:]}{self.sight()}"
+                    ) from None
                 await asyncio.sleep(0.02)
+
+    def sight(self) -> str:
+        """The management network from both of its ends, for whom the machine does not answer."""
+        asked = (("ip", "address"), ("ip", "-6", "neighbour"), ("ss", "-tnap"))
+        return "".join(
+            f"{end.name}: {' '.join(words)}\n{end.run(*words, check=False).stdout}"
+            for end in (self.vm, self.orchestrator)
+            for words in asked
+        )
 
     def log(self) -> str:
         """What the agent has said."""
@@ -182,7 +196,7 @@ class Machine:
         marks = {"X-Astara-Digest": digest, "X-Astara-Epoch": f"1.{self.epoch}", "Prefer": "return=minimal"}
         return await self.ask("PUT", "/v1/system/config", data=body, headers=marks)
 
-    async def until(self, true: Callable[[dict[str, Any]], bool], seconds: float = 20.0) -> dict[str, Any]:
+    async def until(self, true: Callable[[dict[str, Any]], bool], seconds: float = 90.0) -> dict[str, Any]:
         """Its status, as soon as something is true of it."""
         async with asyncio.timeout(seconds):
             while not true(status := await self.status()):  # noqa: ASYNC110 - another process sets no event
@@ -257,13 +271,13 @@ class Hosts:
             machine.close()
 
 
-def pings(machine: Namespace, address: str, *, count: int = 1, seconds: float = 2.0) -> bool:
+def pings(machine: Namespace, address: str, *, count: int = 1, seconds: float = 10.0) -> bool:
     """Whether an address answers a ping, sent up to `count` times, a tenth of a second apart."""
     arguments = ("-c", str(count), "-i", "0.1", "-W", str(seconds), "-n", "-q", address)
     return machine.run("ping", *arguments, check=False, timeout=seconds * count + 10).returncode == 0
 
 
-def eventually(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+def eventually(true: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Whether something becomes true in time."""
     deadline = time.monotonic() + seconds
     while not true():

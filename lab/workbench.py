@@ -264,7 +264,7 @@ class Workbench:
             raise KeyError(made.router_id)
         return found
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 90.0) -> None:
         """Wait for a condition; TimeoutError says what the worker was doing."""
         try:
             async with asyncio.timeout(seconds):

@@ -32,7 +32,7 @@ def _files(rendering: Rendering, service: str, folder: Path) -> dict[str, str]:
 async def _ask(server: GrpcSettings, client: GrpcSettings) -> int:
     listening = RpcServer(server, "127.0.0.1:0")
     async with listening, open_channel(client, listening.address) as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
         return int(answer.status)
 
 

@@ -28,7 +28,7 @@ def astara(simulation, connect):
 
 
 def lab(simulation, method, path, **keywords):
-    return requests.request(method, f"{simulation.urls['lab']}/lab/{path}", timeout=10, **keywords)
+    return requests.request(method, f"{simulation.urls['lab']}/lab/{path}", timeout=60, **keywords)
 
 
 def test_an_error_fault_answers_its_status_as_often_as_it_was_told(simulation, astara):
@@ -189,7 +189,7 @@ def test_the_metadata_api_believes_a_signature_only(simulation, astara, until):
     }
 
     def get(path, **changes):
-        return requests.get(simulation.urls["metadata"] + path, headers=headers | changes, timeout=10)
+        return requests.get(simulation.urls["metadata"] + path, headers=headers | changes, timeout=60)
 
     facts = get("/openstack/latest/meta_data.json").json()
     assert (facts["uuid"], facts["name"]) == (server.id, "vm")

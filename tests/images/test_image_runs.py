@@ -22,7 +22,7 @@ import sys, grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 with grpc.insecure_channel(sys.argv[1]) as channel:
     request = health_pb2.HealthCheckRequest(service=sys.argv[2])
-    answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5, wait_for_ready=True)
+    answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=60, wait_for_ready=True)
 sys.exit(answer.status != health_pb2.HealthCheckResponse.SERVING)
 """
 

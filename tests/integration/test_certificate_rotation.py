@@ -53,7 +53,7 @@ def settings(secret: MountedSecret) -> GrpcSettings:
 
 
 async def ask(channel: grpc.aio.Channel) -> None:
-    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -299,7 +299,7 @@ async def test_real_services_live_through_another_authority_without_a_restart(
             publisher.submit(event_pb2.Event(kind=event_pb2.EVENT_KIND_UPDATE, subject=subject), answered)
 
         async def list_workers() -> None:
-            await query.ListWorkers(query_pb2.ListWorkersRequest(), timeout=20)
+            await query.ListWorkers(query_pb2.ListWorkersRequest(), timeout=60)
 
         async def over_https() -> None:
             # By an address the client says no name; both are served.

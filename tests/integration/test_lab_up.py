@@ -58,7 +58,7 @@ def test_every_service_answers_health_checks(running: tuple[Layout, str]):
     ports = running[0].read_plan().ports
     for service in SERVICES:
         with grpc.insecure_channel(f"127.0.0.1:{ports.grpc(service)}") as channel:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
         assert (service, answer.status) == (service, health_pb2.HealthCheckResponse.SERVING)
 
 

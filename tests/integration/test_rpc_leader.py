@@ -52,7 +52,7 @@ async def replicas() -> AsyncIterator[Replicas]:
 async def called(channel: grpc.aio.Channel) -> str:
     stub = query_pb2_grpc.QueryServiceStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await stub.GetShardMap(query_pb2.GetShardMapRequest(), wait_for_ready=True, timeout=20)
+        await stub.GetShardMap(query_pb2.GetShardMapRequest(), wait_for_ready=True, timeout=60)
     return error.value.details() or ""
 
 
@@ -60,7 +60,7 @@ async def test_of_two_replicas_the_one_that_leads_is_called(replicas: Replicas) 
     for leader, standby, name in ((replicas.one, replicas.other, "one"), (replicas.other, replicas.one, "other")):
         await standby.set_serving(False)
         await leader.set_serving(True)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             # The news travels by itself; a call meanwhile may still reach the former one.
             while await called(replicas.channel) != name:
                 pass
@@ -71,7 +71,7 @@ async def test_of_two_replicas_the_one_that_leads_is_called(replicas: Replicas) 
 async def test_without_a_leader_a_call_ends_or_waits_for_one(replicas: Replicas) -> None:
     stub = query_pb2_grpc.QueryServiceStub(replicas.channel)
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await stub.GetShardMap(query_pb2.GetShardMapRequest(), timeout=20)
+        await stub.GetShardMap(query_pb2.GetShardMapRequest(), timeout=60)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
     waiting = asyncio.ensure_future(called(replicas.channel))
     await asyncio.sleep(0)
@@ -84,15 +84,15 @@ async def test_probes_find_a_standby_fit_and_told_apart_from_the_leader(replicas
     for server, leads in ((replicas.one, SERVING), (replicas.other, NOT_SERVING)):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.health_port}") as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            assert (await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)).status == SERVING
-            assert (await stub.Check(health_pb2.HealthCheckRequest(service=LED), timeout=5)).status == leads
+            assert (await stub.Check(health_pb2.HealthCheckRequest(), timeout=60)).status == SERVING
+            assert (await stub.Check(health_pb2.HealthCheckRequest(service=LED), timeout=60)).status == leads
 
 
 async def test_probes_get_nothing_but_health(replicas: Replicas) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{replicas.one.health_port}") as channel:
         stub = query_pb2_grpc.QueryServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await stub.GetShardMap(query_pb2.GetShardMapRequest(), timeout=5)
+            await stub.GetShardMap(query_pb2.GetShardMapRequest(), timeout=60)
         assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

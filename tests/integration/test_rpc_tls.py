@@ -33,7 +33,7 @@ def settings(authority: Authority, name: str, ca: Path | None = None) -> GrpcSet
 
 async def health(channel: grpc.aio.Channel) -> int:
     stub = health_pb2_grpc.HealthStub(channel)
-    return (await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)).status
+    return (await stub.Check(health_pb2.HealthCheckRequest(), timeout=60)).status
 
 
 async def test_services_with_certificates_of_one_authority_talk(authority: Authority) -> None:

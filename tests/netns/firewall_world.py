@@ -201,14 +201,14 @@ class Listener:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.socket = machine.socket(family)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.settimeout(5)
+        self.socket.settimeout(30)
         self.socket.bind((address, port))
         self.socket.listen()
 
     def accept(self) -> tuple[socket.socket, str]:
         """The next caller's connection, and the address that it called from."""
         made, peer = self.socket.accept()
-        made.settimeout(5)
+        made.settimeout(30)
         return made, peer[0]
 
     def __enter__(self) -> Self:
@@ -258,7 +258,7 @@ def called(machine: Namespace, address: str, port: int, listener: Listener) -> I
         yield caller, answering, peer
 
 
-def call(machine: Namespace, address: str, port: int, seconds: float = 5.0) -> socket.socket:
+def call(machine: Namespace, address: str, port: int, seconds: float = 30.0) -> socket.socket:
     """Connect; OSError when that does not work in time."""
     made = machine.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     made.settimeout(seconds)
@@ -270,7 +270,7 @@ def call(machine: Namespace, address: str, port: int, seconds: float = 5.0) -> s
     return made
 
 
-def is_reachable(machine: Namespace, address: str, port: int, seconds: float = 0.7) -> bool:
+def is_reachable(machine: Namespace, address: str, port: int, seconds: float = 30.0) -> bool:
     """Whether anybody answers on a TCP port, be it with a reset."""
     try:
         call(machine, address, port, seconds).close()
@@ -306,7 +306,7 @@ def is_cut(one: socket.socket, another: socket.socket) -> bool:
         return True
 
 
-def ask(machine: Namespace, address: str, port: int, seconds: float = 2.0) -> bytes | None:
+def ask(machine: Namespace, address: str, port: int, seconds: float = 30.0) -> bytes | None:
     """The answer to a datagram; None when there is none in time."""
     with machine.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as asking:
         asking.settimeout(seconds)
@@ -318,7 +318,7 @@ def ask(machine: Namespace, address: str, port: int, seconds: float = 2.0) -> by
             return None
 
 
-def arrives(machine: Namespace, there: Namespace, address: str, seconds: float = 0.5) -> bool:
+def arrives(machine: Namespace, there: Namespace, address: str, seconds: float = 30.0) -> bool:
     """Whether a datagram from a machine arrives at an address of another, whatever becomes of an answer."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with there.socket(family, socket.SOCK_DGRAM) as hearing, machine.socket(family, socket.SOCK_DGRAM) as saying:

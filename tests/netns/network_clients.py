@@ -121,7 +121,7 @@ async def resolve(host: Namespace, server: str, name: str, kind: str = "A", *, d
     with host.socket(family, socket.SOCK_DGRAM) as made:
         made.setblocking(False)
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await loop.sock_connect(made, (server, 53))
             await loop.sock_sendall(made, query)
             answer = await loop.sock_recv(made, 4096)
@@ -200,7 +200,7 @@ class Listener:
             self._socket, struct.pack("!BBHI", 133, 0, 0, 0), ("ff02::2", 0, 0, self._link)
         )
 
-    async def next(self, seconds: float = 20.0) -> Advertisement:
+    async def next(self, seconds: float = 60.0) -> Advertisement:
         """The next one."""
         async with asyncio.timeout(seconds):
             while True:

@@ -66,7 +66,7 @@ def heard(appliance: Machine) -> Iterator[socket.socket]:
 def sources(listening: socket.socket) -> set[str]:
     """Who sent ICMPv6 here, neighbour discovery left out, until nothing has come for a while."""
     found = set()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             frame = listening.recv(2048)
@@ -159,7 +159,7 @@ async def test_callers_who_say_nothing_keep_nobody_out(appliance: Machine) -> No
     with contextlib.ExitStack() as held:
         for _ in range(800):
             idle = held.enter_context(appliance.orchestrator.socket(socket.AF_INET6))
-            idle.settimeout(5)
+            idle.settimeout(30)
             idle.connect((ADDRESS, 5000))
             idle.send(b"GET /v1/status HTTP/1.1\r\n")
         assert (await appliance.status())["digest"] is None
@@ -175,7 +175,7 @@ def descriptors(pid: int) -> int:
 async def test_what_is_no_http_is_refused_without_a_word_in_the_log(appliance: Machine) -> None:
     before = appliance.log()
     with appliance.orchestrator.socket(socket.AF_INET6) as caller:
-        caller.settimeout(5)
+        caller.settimeout(30)
         caller.connect((ADDRESS, 5000))
         caller.send(b"\x16\x03\x01 nonsense\r\n\r\n")
         assert b" 400 " in caller.recv(4096)
@@ -199,7 +199,7 @@ async def check_metadata_beside_a_trap(machine: Machine, hosts: Hosts, listening
         tenant = hosts.add("tenant", "one", "10.1.0.5/24", gateway="10.1.0.1")
         asking = ("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://169.254.169.254/no-such-page")
         # The stand-in knows no such page, and says so: it was reached.
-        assert eventually(lambda: tenant.run(*asking, check=False).stdout == "404", 20)
+        assert eventually(lambda: tenant.run(*asking, check=False).stdout == "404")
     finally:
         server.kill()
         server.wait()
@@ -212,5 +212,5 @@ async def test_rules_that_somebody_took_away_come_back_by_themselves(routed: Mac
     assert pings(inside, "203.0.113.1")
     assert not pings(outside, "10.1.0.5", seconds=1)
     routed.vm.run("nft", "flush", "ruleset")
-    assert eventually(lambda: not pings(outside, "10.1.0.5", seconds=1) and pings(inside, "203.0.113.1"), 20)
+    assert eventually(lambda: not pings(outside, "10.1.0.5", seconds=1) and pings(inside, "203.0.113.1"))
     assert (await routed.status())["digest"] == "v1:test"

@@ -246,11 +246,11 @@ class Stream:
         listener.bind((address, port))
         listener.listen(1)
         self._client = client.socket()
-        self._client.settimeout(20)
+        self._client.settimeout(90)
         self._client.connect((address, port))
         self._peer, self.seen_as = listener.accept()
         listener.close()
-        self._peer.settimeout(20)
+        self._peer.settimeout(90)
         self.echoed = 0
         self.failure: Exception | None = None
         self._stop = threading.Event()

@@ -270,7 +270,7 @@ def put(authority: Authority, folder: Path) -> None:
 
 async def hears(machine: Machine, authority: Authority) -> bool:
     """Whether the API comes to be heard by a caller of an authority."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while not speaks(machine, authority):  # noqa: ASYNC110 - another process sets no event
             await asyncio.sleep(0.1)
     return True

@@ -80,7 +80,7 @@ def bird_routes(host: Namespace, version: int) -> list[dict[str, Any]]:
     return found
 
 
-def becomes(machine: Machine, true: Callable[[], bool], seconds: float = 20.0) -> bool:
+def becomes(machine: Machine, true: Callable[[], bool], seconds: float = 90.0) -> bool:
     """Whether something becomes true in time.
 
     The appliance's BIRD is woken again and again: what its timers set in motion it goes on with when something else

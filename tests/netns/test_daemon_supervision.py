@@ -29,7 +29,7 @@ def is_running(pid: int) -> bool:
 
 
 async def until_other_than(daemon: Daemon, pid: int | None) -> int:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while daemon.pid in (None, pid):  # noqa: ASYNC110 - the daemon sets no event
             await asyncio.sleep(0.01)
     assert daemon.pid is not None
@@ -135,7 +135,7 @@ async def test_stopping_waits_until_it_is_gone_and_nothing_brings_it_back(daemon
 async def test_stopping_one_that_waits_to_be_started_again_ends_the_waiting(daemon, monkeypatch):
     monkeypatch.setattr("astara_appliance.linux.daemon.FIRST_PAUSE", 3_600.0)
     os.kill(daemon.pid, signal.SIGKILL)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         while daemon.pid is not None:  # noqa: ASYNC110 - the daemon sets no event
             await asyncio.sleep(0.01)
     await daemon.stop()

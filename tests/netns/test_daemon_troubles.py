@@ -150,7 +150,7 @@ async def test_what_bgp_taught_stays_in_the_kernel_while_a_bird_that_hangs_is_re
         assert destinations(machine) == TAUGHT
         assert becomes(machine, upstream.is_up)
         monitor.terminate()
-        told, _ = monitor.communicate(timeout=10)
+        told, _ = monitor.communicate(timeout=60)
     assert not [line for line in told.splitlines() if line.startswith("Deleted") and "proto bird" in line]
     assert destinations(machine) == TAUGHT
 

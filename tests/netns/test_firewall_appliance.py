@@ -79,10 +79,10 @@ async def test_floating_ips_and_forwarded_ports_work_as_soon_as_they_are_pushed_
             assert is_cut(here, there)
         with called(web, WORLD, 80, outside) as (_, _, spoken):
             assert spoken == OUTSIDE
-        assert not is_reachable(world, FIRST, 80)
+        assert not is_reachable(world, FIRST, 80, 0.7)
         assert not pings(world, FIRST, seconds=0.3)
         await routed.push(wanted(routed))
-        assert not is_reachable(world, SHARED, 8080)
+        assert not is_reachable(world, SHARED, 8080, 0.7)
 
 
 async def test_a_restart_touches_no_rule_and_what_a_stranger_did_meanwhile_is_mended(

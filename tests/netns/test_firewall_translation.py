@@ -137,8 +137,8 @@ def test_ports_are_forwarded_one_by_one_in_ranges_and_to_one_port(world: World) 
     with Echo(world.web, 7):
         assert [ask(world.world, SHARED, port) for port in (7000, 7003)] == [WORLD.encode()] * 2
         assert ask(world.world, SHARED, 7004, seconds=0.5) is None
-    assert not is_reachable(world.world, SHARED, 22)
-    assert not is_reachable(world.world, SHARED, 8011)
+    assert not is_reachable(world.world, SHARED, 22, 0.7)
+    assert not is_reachable(world.world, SHARED, 8011, 0.7)
 
 
 def test_forwarded_ports_are_reached_from_their_own_subnet(world: World) -> None:

@@ -97,7 +97,7 @@ def metadata(router: Router) -> Iterator[None]:
     server.server_close()
 
 
-def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+def until(true: Callable[[], object], seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -106,7 +106,7 @@ def until(true: Callable[[], object], seconds: float = 20.0) -> None:
 
 def said(hypervisor: Hypervisor, machine_id: str, pattern: str) -> None:
     """Returns when a machine has written a line like this on its console."""
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 90.0
     while not re.search(pattern, hypervisor.console(machine_id)):
         assert time.monotonic() < deadline, f"no {pattern!r} in:\n{hypervisor.console(machine_id)}"
         time.sleep(0.05)

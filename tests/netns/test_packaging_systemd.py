@@ -168,7 +168,7 @@ async def test_a_push_configures_the_kernel_and_the_daemons_and_packets_pass(
     assert {status_of(booted, pid)["Name"] for pid in running.values()} == {"dnsmasq", "bird"}
     del document["floating_ips"]
     assert await booted.push(document) == ["firewall", "interfaces"]
-    assert not pings(gateway, FLOATING)
+    assert not pings(gateway, FLOATING, seconds=0.5)
 
 
 async def test_a_restart_and_a_killed_agent_touch_neither_packets_nor_daemons(booted: Booted, hosts: Hosts) -> None:

@@ -11,7 +11,7 @@ from astara_appliance.supervisor import Supervisor
 def heard(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
         own.bind(str(tmp_path / "notify"))
-        own.settimeout(5)
+        own.settimeout(30)
         yield own
 
 
@@ -29,7 +29,7 @@ async def test_one_in_the_abstract_namespace_is_found():
         own.bind("")
         name = own.getsockname().decode()
         Supervisor({"NOTIFY_SOCKET": name.replace("\0", "@")}).stopping()
-        own.settimeout(5)
+        own.settimeout(30)
         assert own.recv(100) == b"STOPPING=1"
 
 
