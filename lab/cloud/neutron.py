@@ -7,7 +7,7 @@ plugin.
 import random
 from typing import Any
 
-from .neutron_astara import ALIASES, AstaraExtensions
+from .neutron_astara import ALIASES, COMPANIONS, AstaraExtensions
 from .neutron_base import Collection, forbidden
 from .neutron_extras import (
     Flavors,
@@ -154,7 +154,7 @@ class NetworkService:
     def _aliases(self) -> tuple[str, ...]:
         more = SEGMENTS if self._options.segments else ()
         if self._options.plugin:
-            more = tuple({*more, *ALIASES, "ip_allocation"})
+            more = tuple({*more, *(ALIASES if self.astara.is_installed else COMPANIONS), "ip_allocation"})
         return EXTENSIONS + more
 
     def _extensions(self, _call: Call) -> Reply:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from . import neutron_query
 from .neutron_base import forbidden
 from .store import Row
-from .web import Call, CloudError, Reply, Routes
+from .web import Call, CloudError, Handler, Reply, Routes
 
 if TYPE_CHECKING:
     from .neutron import NetworkService
 
-ALIASES = ("astara-router-snapshot", "astara-router-status", "astara-services", "l3-conntrack-helper", "l3-ndp-proxy",
-           "qos", "qos-fip", "qos-gateway-ip")  # fmt: skip
+COMPANIONS = ("l3-conntrack-helper", "l3-ndp-proxy", "qos", "qos-fip", "qos-gateway-ip")
+"""What routers may have that is not of `astara-neutron` itself."""
+ALIASES = ("astara-router-snapshot", "astara-router-status", "astara-services", *COMPANIONS)
 
 _ALLOCATION = ("id", "network_id", "device_id", "device_owner", "mac_address", "fixed_ips", "description", "dns_name",
                "admin_state_up", "extra_dhcp_opts", "revision_number")  # fmt: skip
@@ -40,6 +41,8 @@ class AstaraExtensions:
         self._revision = 1
         self._seen: dict[str, tuple[str, int, str]] = {}  # digest, revision, project
         self._gone: dict[str, tuple[int, str]] = {}
+        self.is_installed = True
+        """A test may take the three extensions away, and put them back."""
         self.who_serves_dhcp = "appliance"
         """Or `neutron`."""
         self.services: dict[str, list[Row]] = {}
@@ -53,13 +56,24 @@ class AstaraExtensions:
 
     def routes(self, routes: Routes) -> None:
         """The calls."""
-        routes.add("GET", "/v2.0/astara-router-snapshots", self._list)
-        routes.add("GET", "/v2.0/astara-router-snapshots/{id}", self._show)
-        routes.add("PUT", "/v2.0/astara-router-statuses/{id}", self._set_status)
-        routes.add("PUT", "/v2.0/astara-services/{deployment}", self._set_services)
+        for method, path, handler in (
+            ("GET", "/v2.0/astara-router-snapshots", self._list),
+            ("GET", "/v2.0/astara-router-snapshots/{id}", self._show),
+            ("PUT", "/v2.0/astara-router-statuses/{id}", self._set_status),
+            ("PUT", "/v2.0/astara-services/{deployment}", self._set_services),
+        ):
+            routes.add(method, path, self._while_installed(handler))
         routes.add("GET", "/v2.0/routers/{id}/conntrack_helpers", self._list_helpers)
         routes.add("GET", "/v2.0/ndp_proxies", self._list_proxies)
         routes.add("GET", "/v2.0/qos/policies", self._list_policies)
+
+    def _while_installed(self, handler: Handler) -> Handler:
+        def handle(call: Call) -> Reply:
+            if not self.is_installed:
+                raise CloudError(404, "HTTPNotFound", "The resource could not be found.")
+            return handler(call)
+
+        return handle
 
     def _show(self, call: Call) -> Reply:
         _only_admins(call)

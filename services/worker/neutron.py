@@ -29,6 +29,9 @@ SNAPSHOT = "astara-router-snapshot"
 STATUS = "astara-router-status"
 """Extensions that Astara's own plugin brings into Neutron (docs/contracts.md)."""
 
+LOOK_AGAIN_SECONDS = 300.0
+"""How often Neutron is asked for its extensions: its plugins come and go while a worker runs."""
+
 _POLICY = "astara_orchestrator"
 _QOS = {"qos-fip", "qos-gateway-ip"}
 
@@ -44,6 +47,9 @@ class Neutron:
     def __init__(self, api: Api, deployment: str) -> None:
         self._api = api
         self._deployment = deployment
+        self.look_again = LOOK_AGAIN_SECONDS
+        # Who has never asked does not ask again.
+        self._looked_at = math.inf
         self._labels: tuple[float, list[Json]] = (-math.inf, [])
         self._labels_lock = asyncio.Lock()
         self.extensions: frozenset[str] = frozenset()
@@ -56,9 +62,25 @@ class Neutron:
         self._is_refused = False
 
     async def load_extensions(self) -> None:
-        """Learn once what this Neutron can do."""
+        """Learn what this Neutron can do; from then on readings learn it anew every few minutes."""
+        self._looked_at = time.monotonic()
         answer = await self._api.get("/extensions", {"fields": "alias"})
-        self.extensions = frozenset(str(entry["alias"]) for entry in answer["extensions"])
+        try:
+            found = frozenset(str(entry["alias"]) for entry in answer["extensions"])
+        except (KeyError, TypeError) as error:
+            raise CloudError("neutron", "GET /extensions", 200, f"not a list of extensions: {error!r}") from None
+        before, self.extensions = self.extensions, found
+        if before and before != found:
+            _log.info("Neutron's extensions changed", come=sorted(found - before), gone=sorted(before - found))
+
+    async def _look_for_extensions(self) -> None:
+        """Once in a while, for all readings; what was known holds where Neutron does not say."""
+        if time.monotonic() - self._looked_at < self.look_again:
+            return
+        try:
+            await self.load_extensions()
+        except CloudError as error:
+            _log.info("Neutron does not tell its extensions", reason=str(error))
 
     def zones_are_nova(self) -> bool:
         """Whether routers' availability zones are Nova's: with agents that hold routers they are these agents'."""
@@ -66,6 +88,7 @@ class Neutron:
 
     async def read_router(self, router_id: str, server_id: str | None) -> RouterReading:
         """Everything that the configuration of a router is made of. NotFoundError when the router is not there."""
+        await self._look_for_extensions()
         started = time.monotonic()
         if SNAPSHOT in self.extensions:
             try:

@@ -13,7 +13,7 @@ from services.common import logging
 from .cloud import Cloud, Json
 from .errors import CloudError, ForbiddenError, NotFoundError
 from .glance import why_unusable
-from .neutron import SNAPSHOT, Neutron
+from .neutron import Neutron
 from .router_environment import ManagementNetwork
 from .settings import AUTO, NEUTRON, ApplianceSettings, RouterSettings
 
@@ -127,7 +127,7 @@ class Preflight:
         """
         await self._neutron.load_extensions()
         wanted, extensions = self._router.dhcp, self._neutron.extensions
-        self._neutron.is_told_dhcp = wanted == AUTO and SNAPSHOT in extensions
+        self._neutron.is_told_dhcp = wanted == AUTO
         if wanted == AUTO and "agent" in extensions:
             agents = await self._neutron.listing("agents", [("fields", "agent_type")])
             wanted = NEUTRON if any(str(one["agent_type"]).startswith("OVN Controller") for one in agents) else wanted

@@ -81,6 +81,50 @@ async def test_the_same_router_has_the_same_digest_with_and_without_the_plugin(b
     assert bench.pushes() == 0
 
 
+async def test_a_plugin_that_comes_goes_and_comes_while_the_worker_runs_is_used_as_long_as_it_is_there(
+    bench: Bench,
+) -> None:
+    astara = bench.cloud.network.astara
+    astara.who_serves_dhcp = "neutron"
+    astara.is_installed = False
+    await bench.restart_worker()
+    made = await bench.configured()
+    row = bench.cloud.network.routers.get(made.router_id)
+
+    async def reads_a_snapshot() -> bool:
+        bench.cloud.calls.reset()
+        bench.deliver(made, Action.UPDATE)
+        await bench.until_idle(made)
+        return bool(bench.calls("GET", _SNAPSHOT))
+
+    assert bench.network(made)["subnets"][0]["dhcp_enabled"]
+    assert bench.calls("PUT", _STATUSES) == 0
+    astara.is_installed = True
+    assert not await reads_a_snapshot()
+    bench.neutron.look_again = 0.0
+    row["status"] = "ALLOCATING"
+    assert await reads_a_snapshot()
+    assert bench.calls("GET", "/v2.0/extensions") == 1
+    await bench.until(lambda: row["status"] == "ACTIVE")
+    assert not bench.network(made)["subnets"][0]["dhcp_enabled"]
+    astara.is_installed = False
+    assert not await reads_a_snapshot()
+    # A Neutron that does not say keeps what it had.
+    astara.is_installed = True
+    fault = bench.fault("error", "neutron", "GET", "/v2.0/extensions", status=503)
+    assert not await reads_a_snapshot()
+    bench.cloud.faults.remove(fault)
+    assert await reads_a_snapshot()
+    # Gone between two looks: asked for in vain once.
+    bench.neutron.look_again = 3600.0
+    astara.is_installed = False
+    assert [await reads_a_snapshot() for _ in range(2)] == [True, False]
+    bench.neutron.look_again = 0.0
+    astara.is_installed = True
+    assert await reads_a_snapshot()
+    assert not bench.network(made)["subnets"][0]["dhcp_enabled"]
+
+
 async def test_neutron_shows_what_is_true_of_a_router_and_its_floating_ips(bench: Bench) -> None:
     made = await bench.configured()
     await told(bench, made)
