@@ -73,6 +73,7 @@ class NetworkService:
         for collection in self.collections.values():
             collection.quota = self._check_quota
         self.astara = AstaraExtensions(self)
+        self.ports.qos_policies = self.astara.qos_policies
         self.agents: list[dict[str, Any]] = [self._l2_agent()]
 
     def _wire(self) -> None:

@@ -66,6 +66,7 @@ class AstaraExtensions:
         routes.add("GET", "/v2.0/routers/{id}/conntrack_helpers", self._list_helpers)
         routes.add("GET", "/v2.0/ndp_proxies", self._list_proxies)
         routes.add("GET", "/v2.0/qos/policies", self._list_policies)
+        routes.add("POST", "/v2.0/qos/policies", self._create_policy)
 
     def _while_installed(self, handler: Handler) -> Handler:
         def handle(call: Call) -> Reply:
@@ -125,7 +126,21 @@ class AstaraExtensions:
         return Reply({"ndp_proxies": _filtered(call, proxies)})
 
     def _list_policies(self, call: Call) -> Reply:
-        return Reply({"policies": _filtered(call, self.qos_policies.values())})
+        return Reply({"policies": _filtered(call, self.qos_policies.values(), ("id", "name", "project_id"))})
+
+    def _create_policy(self, call: Call) -> Reply:
+        _only_admins(call)
+        body = call.json().get("policy") or {}
+        if not body.get("name"):
+            raise CloudError(400, "HTTPBadRequest", "Failed to parse request. Required attribute 'name' not specified")
+        made = {
+            "id": self._service.ports.options.new_id(),
+            "project_id": call.context.project_id,
+            "description": "",
+            "rules": [],
+        } | body
+        self.qos_policies[made["id"]] = made
+        return Reply({"policy": made}, 201)
 
     def _look(self) -> None:
         """Count revisions of what changed since the last look."""
@@ -224,9 +239,9 @@ class AstaraExtensions:
         return Reply({"services": services})
 
 
-def _filtered(call: Call, rows: Iterable[Row]) -> list[Row]:
+def _filtered(call: Call, rows: Iterable[Row], filters: tuple[str, ...] = _FILTERS) -> list[Row]:
     """Those that the query asks for."""
-    return neutron_query.select(rows, neutron_query.parse(call.query(), _FILTERS, strict=True))
+    return neutron_query.select(rows, neutron_query.parse(call.query(), filters, strict=True))
 
 
 def _only_admins(call: Call) -> None:

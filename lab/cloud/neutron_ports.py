@@ -49,6 +49,7 @@ class Ports(Collection):
 
     def __init__(self, *args: Any, dice: random.Random) -> None:
         super().__init__(*args)
+        self.qos_policies: dict[str, Row] = {}
         self._dice = dice
 
     def make(self, context: Context, body: Row) -> Row:
@@ -70,7 +71,11 @@ class Ports(Collection):
             body["security_groups"] = self._default_groups(body)
         fixed_ips = self._allocate(network, body["fixed_ips"], mac, body["device_owner"])
         host = body["binding:host_id"] or ""
-        body = {key: body[key] for key in body if key not in ("dns_name", "qos_policy_id", "propagate_uplink_status")}
+        policy = body["qos_policy_id"]
+        if policy is not None and policy not in self.qos_policies:
+            raise CloudError(404, "QosPolicyNotFound", f"QoS policy {policy} could not be found.")
+        unshown = {"dns_name", "propagate_uplink_status"} | (set() if policy else {"qos_policy_id"})
+        body = {key: body[key] for key in body if key not in unshown}
         body |= {"mac_address": mac, "fixed_ips": fixed_ips, "status": "DOWN", "tenant_id": body["project_id"]}
         body |= _binding(host)
         if self.options.ip_allocation:

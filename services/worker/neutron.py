@@ -32,6 +32,9 @@ STATUS = "astara-router-status"
 LOOK_AGAIN_SECONDS = 300.0
 """How often Neutron is asked for its extensions: its plugins come and go while a worker runs."""
 
+UNLIMITED = "astara-unlimited"
+"""The QoS policy of service ports on tenants' networks."""
+
 _POLICY = "astara_orchestrator"
 _QOS = {"qos-fip", "qos-gateway-ip"}
 
@@ -50,6 +53,7 @@ class Neutron:
         self.look_again = LOOK_AGAIN_SECONDS
         # Who has never asked does not ask again.
         self._looked_at = math.inf
+        self._looking = asyncio.Lock()
         self._labels: tuple[float, list[Json]] = (-math.inf, [])
         self._labels_lock = asyncio.Lock()
         self.extensions: frozenset[str] = frozenset()
@@ -60,6 +64,9 @@ class Neutron:
         self.is_told_dhcp = False
         """Whether that is for snapshots to say; what the last one said holds where there is none."""
         self._is_refused = False
+        self._unlimited: str | None = None
+        self._is_limited = False
+        """Whether it was logged that Neutron gives no such policy."""
 
     async def load_extensions(self) -> None:
         """Learn what this Neutron can do; from then on readings learn it anew every few minutes."""
@@ -72,15 +79,46 @@ class Neutron:
         before, self.extensions = self.extensions, found
         if before and before != found:
             _log.info("Neutron's extensions changed", come=sorted(found - before), gone=sorted(before - found))
+        if "qos" in found and self._unlimited is None and self.project_id:
+            self._unlimited = await self._unlimited_policy()
+
+    async def _unlimited_policy(self) -> str | None:
+        """The id of our policy, made without rules where there is none; None when Neutron gives us none.
+
+        A server's port that has no policy takes its network's, a router's interface does not; a service port stands
+        for one.
+        """
+        own = [("name", UNLIMITED), ("project_id", self.project_id), ("fields", "id")]
+        description = "Keeps what tenants give to their networks off the routers' ports; made by Astara, has no rules"
+        try:
+            # Two workers that started at once may have made two.
+            found = min((str(one["id"]) for one in await self.listing("qos/policies", own)), default=None)
+            if found is None:
+                body = {"policy": {"name": UNLIMITED, "description": description}}
+                found = str((await self._api.post("/qos/policies", body))["policy"]["id"])
+        except (CloudError, KeyError, TypeError) as error:
+            if not self._is_limited:
+                self._is_limited = True
+                _log.warning("service ports get no QoS policy of their own: networks' limit them", reason=str(error))
+            return None
+        self._is_limited = False
+        return found
 
     async def _look_for_extensions(self) -> None:
         """Once in a while, for all readings; what was known holds where Neutron does not say."""
-        if time.monotonic() - self._looked_at < self.look_again:
-            return
-        try:
-            await self.load_extensions()
-        except CloudError as error:
-            _log.info("Neutron does not tell its extensions", reason=str(error))
+        now = time.monotonic()
+        if now - self._looked_at >= self.look_again:
+            await self._learn_again(now)
+
+    async def _learn_again(self, since: float) -> None:
+        """Ask for the extensions, unless another reading has since that time."""
+        async with self._looking:
+            if self._looked_at > since:
+                return
+            try:
+                await self.load_extensions()
+            except CloudError as error:
+                _log.info("Neutron does not tell its extensions", reason=str(error))
 
     def zones_are_nova(self) -> bool:
         """Whether routers' availability zones are Nova's: with agents that hold routers they are these agents'."""
@@ -97,22 +135,37 @@ class Neutron:
                 # A server without the plugin answers so too: only the router's own 404 says that it is gone.
                 if not await self.router_exists(router_id):
                     raise
-                await self.load_extensions()
+                await self._learn_again(started)
                 _log.warning("Neutron has no snapshot of a router that it has", resource=router_id)
             except ForbiddenError as error:
                 if not self._is_refused:
                     self._is_refused = True
                     _log.error("Neutron lets nobody read snapshots as this user", policy=_POLICY, reason=str(error))
+        reading = await self._router_and_ports(router_id, server_id, started)
+        try:
+            await self._add_details(reading)
+        except NotFoundError as error:
+            # Of a plugin that is gone, or not on every server yet.
+            await self._learn_again(started)
+            raise _of_a_part(error) from error
+        return reading
+
+    async def _router_and_ports(self, router_id: str, server_id: str | None, started: float) -> RouterReading:
         devices = [("device_id", router_id)] + ([("device_id", server_id)] if server_id else [])
         answer, ports = await asyncio.gather(
             self._api.get(f"/routers/{router_id}"), self.listing("ports", devices), return_exceptions=True
         )
         if isinstance(answer, BaseException):
             raise answer
+        if isinstance(ports, NotFoundError):
+            raise _of_a_part(ports) from ports
         if isinstance(ports, BaseException):
             raise ports
         reading = reading_of(answer["router"], server_id, ports, started)
         reading.serves_dhcp = self.serves_dhcp
+        return reading
+
+    async def _add_details(self, reading: RouterReading) -> None:
         attached = reading.attached_network_ids
         own = (*reading.interface_ports, *reading.gateway_ports)
         subnet_ids = {ip["subnet_id"] for port in own for ip in port["fixed_ips"]}
@@ -137,7 +190,6 @@ class Neutron:
         reading.subnets = {subnet["id"]: subnet for subnet in subnets}
         policies = await self._by_ids("qos/policies", "id", reading.qos_policy_ids) if _QOS & self.extensions else []
         add_extras(reading, policies, helpers, proxies, ha=bool(reading.router.get("ha")))
-        return reading
 
     async def _snapshot(self, router_id: str, server_id: str | None, started: float) -> RouterReading:
         path = f"/astara-router-snapshots/{router_id}"
@@ -160,10 +212,10 @@ class Neutron:
         path = f"routers/{router['id']}/conntrack_helpers"
         try:
             return await self.listing(path, [])
-        except NotFoundError as error:
+        except NotFoundError:
             if await self.router_exists(str(router["id"])):
                 # A server that has no such plugin: not a router without helpers.
-                raise CloudError("neutron", f"GET /{path}", 404, error.detail) from error
+                raise
             return []
 
     async def _ndp_proxies(self, router: Json) -> list[Json]:
@@ -288,17 +340,31 @@ class Neutron:
 
     async def create_port(self, body: Json) -> Json:
         """One port. ConflictError when its MAC address is taken on that network."""
-        answer = await self._api.post("/ports", {"port": body})
-        port: Json = answer["port"]
+        port: Json = (await self._create_port("port", body))["port"]
         return port
 
     async def create_ports(self, bodies: list[Json]) -> list[Json]:
         """Several ports in one call, all or none."""
         if not bodies:
             return []
-        answer = await self._api.post("/ports", {"ports": bodies})
-        ports: list[Json] = answer["ports"]
+        ports: list[Json] = (await self._create_port("ports", bodies))["ports"]
         return ports
+
+    async def _create_port(self, key: str, made: Json | list[Json]) -> Json:
+        bodies = made if isinstance(made, list) else [made]
+        named = {str(body["qos_policy_id"]) for body in bodies if "qos_policy_id" in body}
+        try:
+            return await self._api.post("/ports", {key: made})
+        except CloudError as error:
+            told = named and error.status in (400, 404) and error.detail
+            if not told or not any(word in told for word in ("qos_policy_id", *named)):
+                raise
+            # Somebody deleted it, or Neutron's QoS was switched off: asked about again with the extensions.
+            self._unlimited = None
+            _log.warning("ports are made without a QoS policy of their own", reason=str(error))
+        for body in bodies:
+            body.pop("qos_policy_id", None)
+        return await self._api.post("/ports", {key: made})
 
     async def release_port(self, port_id: str) -> None:
         """Let no server hold the port."""
@@ -320,14 +386,18 @@ class Neutron:
             if port.get("data_plane_status") != status:
                 await self._api.put(f"/ports/{port['id']}", {"port": {"data_plane_status": status}})
 
-    def port_body(self, resource_id: str, slot: int, role: str, network_id: str, salt: int = 0) -> Json:
-        """What one of our ports is created from."""
+    def mac(self, resource_id: str, slot: int, network_id: str, salt: int = 0) -> str:
+        """The address of one of our ports; another one for each salt."""
+        return marks.derive_mac(self._deployment, resource_id, slot, network_id, salt)
+
+    def port_body(self, resource_id: str, slot: int, role: str, network_id: str, *, is_internal: bool = False) -> Json:
+        """What one of our ports is created from; `is_internal`: on a network of tenants, as a router's interface is."""
         mark = marks.PortMark(self._deployment, resource_id, slot, role)
         body: dict[str, Any] = {
             "network_id": network_id,
             "name": mark.name(),
             "description": mark.description(),
-            "mac_address": marks.derive_mac(self._deployment, resource_id, slot, network_id, salt),
+            "mac_address": self.mac(resource_id, slot, network_id),
             "admin_state_up": True,
         }
         if role == marks.SERVICE:
@@ -336,4 +406,11 @@ class Neutron:
             body |= {"port_security_enabled": False, "security_groups": []}
             if "ip_allocation" in self.extensions:
                 body["fixed_ips"] = []
+            if is_internal and self._unlimited is not None:
+                body["qos_policy_id"] = self._unlimited
         return body
+
+
+def _of_a_part(error: NotFoundError) -> CloudError:
+    """A server without some plugin answers 404 to what is asked beside the router: that is no router that is gone."""
+    return CloudError(error.service, error.call, 404, error.detail)

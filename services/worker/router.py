@@ -99,7 +99,7 @@ class RouterDriver:
             broken = self._servers.adopt(resource, management, server) is InstanceState.RESTART
             return StepResult(InstanceState.RESTART, wait=0.0) if broken else StepResult(InstanceState.BOOTING)
         resource.management = management
-        ports = await self._ports.service(resource, reading.attached_network_ids, existed=existed)
+        ports = await self._ports.service(resource, reading, existed=existed)
         held = [port for port in (management, *ports.values()) if port.get("device_id")]
         if held and (pause := await self._free(resource, held)) is not None:
             return StepResult(InstanceState.DOWN, wait=pause)
@@ -224,7 +224,7 @@ class RouterDriver:
             raise StepError("two readings of the router's ports differ: no network is detached")
         if wanted != plugged:
             try:
-                await self._ports.plug(resource, instance, wanted)
+                await self._ports.plug(resource, instance, reading)
             except CloudError as error:
                 if error.service != "nova" or error.outage:
                     raise

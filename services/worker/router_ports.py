@@ -14,6 +14,7 @@ from .errors import CloudError, ConflictError, NotFoundError, StepError
 from .machine import Observer
 from .neutron import Neutron
 from .nova import Nova
+from .reading import RouterReading
 from .resource import Instance, ManagedResource
 from .router_environment import SLOT, RouterEnvironment
 
@@ -41,27 +42,30 @@ class RouterPorts:
         """The management port, created where it is missing, and whether it was there before."""
         if resource.management is not None:
             return resource.management, True
-        port, existed = await self._create(
-            resource, marks.MANAGEMENT, self._env.management.network_id, self._env.router.management_security_groups
-        )
+        body = self._neutron.port_body(resource.resource_id, SLOT, marks.MANAGEMENT, self._env.management.network_id)
+        if groups := self._env.router.management_security_groups:
+            body["security_groups"] = list(groups)
+        port, existed = await self._create(resource, body)
         return self.with_facts(port), existed
 
-    async def service(self, resource: ManagedResource, wanted: list[str], *, existed: bool) -> dict[str, Json]:
-        """Exactly one port of ours on each wanted network, by network; `existed`: there may be some already."""
+    async def service(self, resource: ManagedResource, reading: RouterReading, *, existed: bool) -> dict[str, Json]:
+        """Exactly one port of ours on each attached network, by network; `existed`: there may be some already."""
+        wanted = set(reading.attached_network_ids)
         found: dict[str, Json] = {}
         if existed:
             found = await self.plugged_or_spare(resource)
-            for network_id in set(found) - set(wanted):
+            for network_id in set(found) - wanted:
                 await self.delete(str(found.pop(network_id)["id"]))
-        return found | await self._create_service(resource, set(wanted) - set(found))
+        return found | await self._create_service(resource, reading, wanted - set(found))
 
     async def plugged_or_spare(self, resource: ManagedResource) -> dict[str, Json]:
         """Our service ports, by network."""
         found = await self._neutron.ports_of(resource.resource_id, SLOT, (marks.SERVICE,))
         return {str(port["network_id"]): port for port in found}
 
-    async def plug(self, resource: ManagedResource, instance: Instance, wanted: set[str]) -> None:
-        """Detach what is not wanted, attach what is missing; can be broken off anywhere and begun again."""
+    async def plug(self, resource: ManagedResource, instance: Instance, reading: RouterReading) -> None:
+        """Detach what is not attached, attach what is missing; can be broken off anywhere and begun again."""
+        wanted = set(reading.attached_network_ids)
         plugged = dict(instance.ports or {})
         ours = await self.plugged_or_spare(resource)
         # Whatever is not plugged in when this breaks off is remembered, so that no port is left behind.
@@ -74,7 +78,7 @@ class RouterPorts:
             del plugged[network_id]
             instance.ports = dict(plugged)
         missing = wanted - set(plugged)
-        ports = ours | await self._create_service(resource, missing - set(ours))
+        ports = ours | await self._create_service(resource, reading, missing - set(ours))
         instance.spare |= {network: str(ports[network]["id"]) for network in missing}
         for network_id in sorted(missing):
             port = ports[network_id]
@@ -127,25 +131,26 @@ class RouterPorts:
             "gateway": gateways[0] if gateways else None,
         }
 
-    async def _create_service(self, resource: ManagedResource, networks: Iterable[str]) -> dict[str, Json]:
-        chosen = sorted(networks)
-        bodies = [self._neutron.port_body(resource.resource_id, SLOT, marks.SERVICE, network) for network in chosen]
+    async def _create_service(
+        self, resource: ManagedResource, reading: RouterReading, networks: Iterable[str]
+    ) -> dict[str, Json]:
+        internal = set(reading.internal_network_ids)
+        bodies = [
+            self._neutron.port_body(resource.resource_id, SLOT, marks.SERVICE, network, is_internal=network in internal)
+            for network in sorted(networks)
+        ]
         try:
             created = await self._neutron.create_ports(bodies)
         except ConflictError:
             # One of them exists: one by one, so that the others are made and the one is found.
-            created = [(await self._create(resource, marks.SERVICE, network, ()))[0] for network in chosen]
+            created = [(await self._create(resource, body))[0] for body in bodies]
         return {str(port["network_id"]): port for port in created}
 
-    async def _create(
-        self, resource: ManagedResource, role: str, network_id: str, security_groups: tuple[str, ...]
-    ) -> tuple[Json, bool]:
+    async def _create(self, resource: ManagedResource, body: Json) -> tuple[Json, bool]:
         """Create one port, or find the one that is ours; the salt grows past addresses that somebody else holds."""
-        reason = ""
+        reason, network_id = "", str(body["network_id"])
         for salt in _SALTS:
-            body = self._neutron.port_body(resource.resource_id, SLOT, role, network_id, salt)
-            if security_groups:
-                body["security_groups"] = list(security_groups)
+            body["mac_address"] = self._neutron.mac(resource.resource_id, SLOT, network_id, salt)
             try:
                 return await self._neutron.create_port(body), False
             except ConflictError as error:

@@ -1,5 +1,6 @@
 """What Neutron's further extensions say of a router reaches its appliance, and users learn what does not."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from worker_running import Bench, do, running
 from lab.cloud.server import EXTERNAL_NETWORK
 from lab.workbench import TenantRouter
 from services.worker.configuration import LATER
+from services.worker.neutron import UNLIMITED
 from services.worker.states import Action
 
 SLOW = {"direction": "egress", "type": "bandwidth_limit", "max_kbps": 1000, "max_burst_kbps": 800}
@@ -76,6 +78,49 @@ async def test_a_policy_of_a_floating_ip_and_of_the_gateway_is_pushed_as_limits_
     bench.cloud.network.astara.qos_policies["policy"]["rules"] = []
     await update(bench, made)
     assert bench.appliance_configuration(made)["rate_limits"] == []
+
+
+def limits_of_service_ports(bench: Bench, made: TenantRouter) -> dict[str, str | None]:
+    """The QoS policy's name of each service port, by network."""
+    names = {one["id"]: one["name"] for one in bench.cloud.network.astara.qos_policies.values()}
+    return {
+        port["network_id"]: names.get(port.get("qos_policy_id"))
+        for port in bench.own_ports()
+        if port["description"].endswith(":svc") and made.router_id in port["description"]
+    }
+
+
+async def test_what_a_tenant_gives_to_a_network_does_not_limit_the_routers_port_there(bench: Bench) -> None:
+    astara = bench.cloud.network.astara
+    made = await bench.configured()
+    external = (await do(made.connection.network.find_network, EXTERNAL_NETWORK)).id
+    # What the operator gives to the external network limits gateways, as it does those of Neutron's routers.
+    assert limits_of_service_ports(bench, made) == {made.network_id: UNLIMITED, external: None}
+    (policy,) = astara.qos_policies.values()
+    assert policy["rules"] == []
+    # The next worker finds it, and takes nobody else's of that name.
+    astara.qos_policies["0"] = {"id": "0", "name": UNLIMITED, "project_id": "another", "rules": [SLOW]}
+    await bench.restart_worker()
+    other = await bench.configured("other")
+    assert limits_of_service_ports(bench, other)[other.network_id] == UNLIMITED
+    assert set(astara.qos_policies) == {"0", policy["id"]}
+    # Deleted while no port has it: the router comes all the same, and a new policy with the next look.
+    bench.neutron.look_again = 3600.0
+    del astara.qos_policies[policy["id"]]
+    several = await asyncio.gather(*(bench.configured(name) for name in ("third", "fifth", "sixth")))
+    assert {limits_of_service_ports(bench, one)[one.network_id] for one in several} == {None}
+    bench.neutron.look_again = 0.0
+    fourth = await bench.configured("fourth")
+    assert limits_of_service_ports(bench, fourth)[fourth.network_id] == UNLIMITED
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_without_a_policy_of_their_own_ports_are_made_all_the_same(bench: Bench, method: str) -> None:
+    bench.cloud.network.astara.qos_policies.clear()
+    bench.fault("error", "neutron", method, "/v2.0/qos/policies", status=403)
+    await bench.restart_worker()
+    made = await bench.configured()
+    assert limits_of_service_ports(bench, made)[made.network_id] is None
 
 
 async def test_users_learn_of_rules_that_no_appliance_carries_out(bench: Bench) -> None:

@@ -8,6 +8,7 @@ from worker_running import Bench, do, running
 
 from lab.cloud.server import EXTERNAL_NETWORK
 from lab.workbench import TenantRouter
+from services.worker.errors import CloudError, NotFoundError
 from services.worker.resource import ManagedResource
 from services.worker.states import Action, InstanceState
 
@@ -123,6 +124,29 @@ async def test_a_plugin_that_comes_goes_and_comes_while_the_worker_runs_is_used_
     astara.is_installed = True
     assert await reads_a_snapshot()
     assert not bench.network(made)["subnets"][0]["dhcp_enabled"]
+
+
+@pytest.mark.parametrize("missing", ["ports", "subnets", "metering/metering-labels", "qos/policies", "ndp_proxies"])
+async def test_a_server_that_lacks_a_part_of_neutron_does_not_make_a_router_gone(bench: Bench, missing: str) -> None:
+    made = await bench.configured()
+    floating = await served_floating_ip(bench, made)
+    floating["qos_policy_id"] = "policy"
+    bench.cloud.network.astara.qos_policies["policy"] = {"id": "policy", "rules": []}
+    bench.cloud.network.routers.get(made.router_id)["enable_ndp_proxy"] = True
+    bench.cloud.network.astara.is_installed = False
+    server = bench.server_id(made)
+    fault = bench.fault("error", "neutron", "GET", f"/v2.0/{missing}", status=404)
+    with pytest.raises(CloudError) as refused:
+        await bench.neutron.read_router(made.router_id, server)
+    assert not isinstance(refused.value, NotFoundError)
+    assert missing in str(refused.value)
+    bench.cloud.faults.remove(fault)
+    # Nor does one that does not tell what it can do.
+    bench.neutron.look_again = 0.0
+    bench.fault("error", "neutron", "GET", "/v2.0/extensions", status=404)
+    assert (await bench.neutron.read_router(made.router_id, server)).floating_ips
+    with pytest.raises(NotFoundError):
+        await bench.neutron.read_router("00000000-0000-4000-8000-000000000000", server)
 
 
 async def test_neutron_shows_what_is_true_of_a_router_and_its_floating_ips(bench: Bench) -> None:

@@ -68,6 +68,8 @@ def test_a_users_day_moves_packets_at_every_step_and_leaves_nothing(real_cloud: 
     assert "403" in cloud.refusal("port", "delete", service_port.id)
     assert "403" in cloud.refusal("port", "set", "--disable", service_port.id)
     assert service_port.fixed_ips == []
+    policy = cloud.admin.network.get_qos_policy(cloud.admin.network.get_port(service_port.id).qos_policy_id)
+    assert (policy.name, policy.rules) == ("astara-unlimited", [])
     assert cloud.shows("r1") == ("ACTIVE", "")
 
     print("the agent list shows the services")
