@@ -176,6 +176,11 @@ class ComputeService:
         if "os-start" in body or "os-stop" in body:
             self.servers.power(call.context, server, on="os-start" in body)
             return Reply(None, 202)
+        if "os-resetState" in body:
+            if not call.context.is_admin:
+                raise CloudError(403, "forbidden", "Policy doesn't allow os_compute_api:os-admin-actions:reset_state")
+            self.servers.reset_state(server, str(body["os-resetState"]["state"]))
+            return Reply(None, 202)
         raise CloudError(400, "badRequest", f"There is no such action: {', '.join(body)}")
 
     def _metadata(self, call: Call) -> Reply:

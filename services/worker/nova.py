@@ -75,6 +75,17 @@ class Nova:
         except NotFoundError:
             return
 
+    async def delete_anew(self, server_id: str) -> None:
+        """Delete a server whose deletion Nova began and lost, as it does when its database goes away meanwhile.
+
+        As long as Nova believes that it is deleting, it ignores who asks again.
+        """
+        try:
+            await self._api.post(f"/servers/{server_id}/action", {"os-resetState": {"state": "error"}})
+        except NotFoundError:
+            return
+        await self.delete(server_id)
+
     async def attach(self, server_id: str, port_id: str) -> None:
         """Plug a port into a running server. AttachError when Nova says that it is this that it cannot do."""
         try:

@@ -65,6 +65,7 @@ class ManagedResource:
     retry_at: float | None = None  # lease clock; the timer that brings it back
     unanswered_since: float | None = None  # lease clock
     waiting_since: float | None = None  # lease clock; of the wait that goes on (boot, replug, stop)
+    stop_turns: int = 0  # how often Nova was asked anew for the deletion that is waited for
     cooling_until: float | None = None  # lease clock
     hold_until: float | None = None  # lease clock; a step failed: until then only liveness is looked at
     paused_until: float | None = None  # lease clock; the same, but what is urgent does not end it

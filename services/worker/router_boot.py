@@ -7,11 +7,11 @@ later, it finds its ports taken, and is removed as surplus when the router is co
 
 from datetime import datetime
 
-from services.common import marks
+from services.common import logging, marks
 
 from . import bootdata
 from .cloud import Json
-from .errors import StepError, UncertainError, UnreachableError
+from .errors import CloudError, StepError, UncertainError, UnreachableError
 from .machine import Observer, StepResult
 from .nova import COMING, RUNNING, Nova
 from .reading import RouterReading
@@ -21,6 +21,8 @@ from .router_health import RouterHealth
 from .states import InstanceState
 
 _LOOKS = 5  # Nova is asked every so many looks: it knows of failures, the appliance itself of success
+
+_log = logging.get(__name__)
 
 
 class RouterServers:
@@ -173,18 +175,30 @@ class RouterServers:
         if not servers:
             return None
         if resource.waiting_since is None or resource.state is InstanceState.BOOTING:
-            resource.waiting_since = clock.lease()
+            resource.waiting_since, resource.stop_turns = clock.lease(), 0
         for server in servers:
             if server.get("OS-EXT-STS:task_state") != "deleting":
                 await self._nova.delete(str(server["id"]))
                 self._observer.happened(resource, "stop", f"server {server['id']}")
-        waited = clock.lease() - resource.waiting_since
-        if waited > self._env.router.stop_timeout:
+        waited, timeout = clock.lease() - resource.waiting_since, self._env.router.stop_timeout
+        if waited > timeout:
+            if (turn := int(waited // timeout)) > resource.stop_turns:
+                resource.stop_turns = turn
+                await self._delete_anew(resource, servers)
             why = f"for {waited:.0f} s"
             resource.failed(
                 f"Nova has not deleted server {servers[0]['id']} {why}", f"Nova has not deleted its server {why}"
             )
         return min(10.0, max(0.2, waited / 4))
+
+    async def _delete_anew(self, resource: ManagedResource, servers: list[Json]) -> None:
+        for server in servers:
+            try:
+                await self._nova.delete_anew(str(server["id"]))
+            except CloudError as error:
+                _log.warning("a deletion cannot be begun anew", resource=resource.resource_id, reason=str(error))
+            else:
+                self._observer.happened(resource, "stop", f"server {server['id']} anew: Nova did not delete it")
 
 
 def _rank(server: Json) -> tuple[int, str]:

@@ -63,7 +63,9 @@ class RouterSettings:
     boot_look_interval: float = option(1.0, help="Seconds between two looks at a booting instance", minimum=0.05)
     boot_attempts: int = option(4, help="Boots that may fail before the router cools down in ERROR", minimum=1)
     replug_timeout: float = option(60.0, help="Seconds until Nova must take a port, the appliance see it", minimum=1)
-    stop_timeout: float = option(120.0, help="Seconds until a deleted server must be gone", minimum=1)
+    stop_timeout: float = option(
+        120.0, help="Seconds until a deleted server must be gone; then it is deleted anew", minimum=1
+    )
     dhcp: str = option(
         AUTO,
         help="Who serves DHCP on subnets that have it enabled; auto: appliances, unless OVN does",

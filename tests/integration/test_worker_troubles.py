@@ -447,3 +447,28 @@ async def test_in_debug_mode_nothing_is_done_and_afterwards_everything(bench: Be
     await bench.until(lambda: bench.resource(made).instance is not None and bench.boot_id(made) != boot)
     await bench.until_idle(made)
     assert bench.appliance_configuration(made)["hostname"] == "renamed"
+
+
+@pytest.mark.parametrize("status", [0, 403])
+async def test_a_deletion_that_nova_lost_is_begun_anew(status: int) -> None:
+    async with running(router={"stop_timeout": 1.0}) as bench:
+        made = await bench.configured()
+        servers = bench.cloud.compute.servers
+        servers.lost_deletions = 2
+        fault = bench.fault("error", "nova", "POST", "/action$", status=status) if status else None
+        net = made.connection.network
+        await do(net.remove_interface_from_router, made.router_id, subnet_id=made.subnet_id)
+        await do(net.delete_router, made.router_id)
+        bench.deliver(made, Action.DELETE)
+        resource = bench.resource(made)
+        await bench.until(lambda: "has not deleted server" in resource.last_error)
+        if fault is not None:
+            # Not even that is allowed: it is said, and tried again.
+            await bench.until(lambda: fault.hits > 1)
+            assert resource.public_error.startswith("Nova has not deleted its server")
+            assert servers.lost_deletions == 1
+            bench.cloud.faults.remove(fault)
+        await bench.until(lambda: bench.gone == [made.router_id])
+        assert servers.lost_deletions == 0
+        assert bench.own_servers() == []
+        assert bench.own_ports() == []
