@@ -20,6 +20,7 @@ from typing import Any
 
 import aiohttp
 from aiohappyeyeballs import AddrInfoType
+from astara_appliance.services.interfaces import MINIMUM_V6_MTU
 
 from lab.wires import Fabric, Namespace
 
@@ -30,7 +31,6 @@ MANAGEMENT_MAC = "fa:00:00:00:00:00"
 TOKEN = "a-token-of-the-tests"
 RESOURCE = "5b7ff0bd-0d4a-4be8-9a6e-4bb46a2a0001"
 INSTANCE = "5b7ff0bd-0d4a-4be8-9a6e-4bb46a2a0002"
-_LEAST_IPV6_MTU = 1280
 
 
 def uuid_of(name: str) -> str:
@@ -246,7 +246,7 @@ def _host(fabric: Fabric, name: str, network: str, *addresses: str, gateway: str
     fabric.plug(network, machine, "eth0", mac=mac, mtu=mtu)
     machine.ip("link", "set", "eth0", "up")
     # The kernel makes the routes of a link, that of multicast too, when it has noticed that the wire is there.
-    if mtu >= _LEAST_IPV6_MTU and not eventually(lambda: "inet6" in machine.ip("-6", "address", "show", "eth0")):
+    if mtu >= MINIMUM_V6_MTU and not eventually(lambda: "inet6" in machine.ip("-6", "address", "show", "eth0")):
         raise AssertionError(f"{machine.name}: its link does not come up:\n{machine.ip('address')}")
     for address in addresses:
         machine.ip("address", "add", address, "dev", "eth0")
