@@ -9,9 +9,9 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from urllib.request import urlopen
+from http import HTTPStatus
 
-from lab import processes, settings
+from lab import asking, processes, settings
 from lab.layout import TENANTS, WORKERS, Layout, Plan
 from services.common import logging
 from services.common.settings import CommonSettings
@@ -109,25 +109,17 @@ async def _follow_cloud(supervisor: Supervisor, layout: Layout, plan: Plan) -> N
 
 
 async def _listening(port: int, what: str) -> None:
-    async def connect() -> bool:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            return False
-        writer.close()
-        return True
-
-    await _until(connect, what)
+    await _until(lambda: asking.listens(port), what)
 
 
 async def _cloud_answers(layout: Layout, plan: Plan) -> None:
     def ask() -> bool:
         try:
-            with urlopen(f"{plan.cloud_url}/health", timeout=2.0) as answer:
-                # The file comes right after the first answer.
-                return bool(answer.status == 200) and layout.clouds.exists()
+            status, _ = asking.get(f"{plan.cloud_url}/health", seconds=2.0)
         except OSError:
             return False
+        # The file comes right after the first answer.
+        return status == HTTPStatus.OK and layout.clouds.exists()
 
     await _until(lambda: asyncio.to_thread(ask), "simulated cloud")
 

@@ -3,15 +3,15 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lab import asking
 from lab.tenants import TenantRouter
 
 LOOK_SECONDS = 0.15
@@ -23,10 +23,12 @@ Row = tuple[str, str, str, str, str, str]
 def resources(api_url: str) -> dict[str, dict[str, Any]]:
     """What the operator API lists, by id; empty while it does not answer."""
     try:
-        with urlopen(f"{api_url}/v1/resources?limit=10000", timeout=5.0) as answer:
-            return {entry["resource_id"]: entry for entry in json.load(answer)["resources"]}
-    except (URLError, TimeoutError, ConnectionError):
+        status, body = asking.get(f"{api_url}/v1/resources?limit=10000", seconds=5.0)
+    except OSError:
         return {}
+    if status != HTTPStatus.OK:
+        return {}
+    return {entry["resource_id"]: entry for entry in json.loads(body)["resources"]}
 
 
 def rows(routers: Iterable[TenantRouter], known: dict[str, dict[str, Any]]) -> list[Row]:

@@ -12,8 +12,16 @@ BACKLOG = 512
 log = logging.get(__name__)
 
 
+class AddressTakenError(Exception):
+    """Somebody else has the address at the moment: another server, or a connection that the kernel gave this port.
+
+    No fault of the settings: it may pass within seconds, so whoever started this process starts it again.
+    """
+
+
 def bind(group: str, addresses: Sequence[str], port: int) -> list[socket.socket]:
-    """A listening socket for each address, given by number. SettingsError names `group` and the address in question.
+    """A listening socket for each address, given by number. SettingsError, or AddressTakenError when the port is in
+    use, names `group` and the address in question.
 
     `::1` is left out, and this said, on a machine without IPv6: it is in the default list.
     """
@@ -28,7 +36,8 @@ def bind(group: str, addresses: Sequence[str], port: int) -> list[socket.socket]
                 continue
             for other in bound:
                 other.close()
-            raise SettingsError(f"[{group}] listen: {address} port {port}: {error.strerror or error}") from error
+            fault = AddressTakenError if error.errno == errno.EADDRINUSE else SettingsError
+            raise fault(f"[{group}] listen: {address} port {port}: {error.strerror or error}") from error
     return bound
 
 

@@ -1,7 +1,8 @@
 """How a service runs: settings, logging, signals, one event loop, and an exit code.
 
 SIGTERM and SIGINT set the stop event that `main` gets; it drains and returns. A SettingsError is one line on standard
-error and exit code 2, everything else that escapes is logged and exit code 1: the supervisor decides.
+error and exit code 2. An AddressTakenError is one line and exit code 1, everything else that escapes is logged and exit
+code 1: the supervisor tries again.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import Any
 import uvloop
 
 from services.common import logging
+from services.common.listen import AddressTakenError
 from services.common.settings import CommonSettings, Settings, SettingsError, load
 
 Main = Callable[[Settings, asyncio.Event], Awaitable[None]]
@@ -56,6 +58,9 @@ def run(
     except SettingsError as error:
         sys.stderr.write(f"astara-{service}: {error}\n")
         return 2
+    except AddressTakenError as error:
+        log.error("cannot listen", error=str(error))  # noqa: TRY400 - who has the port is not in a traceback
+        return 1
     except Exception:
         log.exception("ended by an error")
         return 1

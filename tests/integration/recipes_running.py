@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import grpc
 from astara.resource.v1 import resource_pb2
@@ -23,7 +22,7 @@ from astara.scheduler.v1 import operate_pb2, operate_pb2_grpc, query_pb2, query_
 from authority import Authority
 from scheduler_running import free_port
 
-from lab import processes, settings, tenants
+from lab import asking, processes, settings, tenants
 from lab.layout import Layout, Plan
 from lab.supervise import children
 from services.common.marks import MANAGEMENT, PortMark
@@ -159,8 +158,7 @@ class Night:
 
     def _cloud_answers(self) -> bool:
         try:
-            with urlopen(f"{self.plan.cloud_url}/health", timeout=2.0) as answer:
-                return answer.status == 200 and self.layout.clouds.exists()
+            return asking.get(f"{self.plan.cloud_url}/health", seconds=2.0)[0] == 200 and self.layout.clouds.exists()
         except OSError:
             return False
 

@@ -19,7 +19,7 @@ from authority import Authority
 from fastapi import FastAPI
 from rpcapi_running import IMAGE, ROUTER, TENANT, TOKEN, Api, running
 
-from services.common.listen import bind
+from services.common.listen import AddressTakenError, bind
 from services.common.settings import SettingsError
 from services.rpcapi.server import serve
 from services.rpcapi.settings import RpcapiSettings, read_token
@@ -402,7 +402,7 @@ def taken() -> Iterator[int]:
 
 
 def test_a_taken_port_is_named(taken: int):
-    with pytest.raises(SettingsError, match=rf"127\.0\.0\.1 port {taken}"):
+    with pytest.raises(AddressTakenError, match=rf"127\.0\.0\.1 port {taken}"):
         bind("rpcapi", ("127.0.0.1",), taken)
 
 

@@ -4,12 +4,16 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import struct
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from patience import until
 
+from lab import asking
 from services.common.orchestrator import children
 from services.common.supervisor import LONGEST_DELAY, Child, ChildError, Supervisor, restart_delay
 
@@ -80,6 +84,29 @@ async def test_wrong_settings_end_everything_at_the_first_start(tmp_path: Path):
         with pytest.raises(ChildError, match="child refuses its settings"):
             await supervisor.run(asyncio.Event())
         assert supervisor.pid("other") is None
+
+
+async def test_a_port_that_is_taken_for_a_while_ends_nothing(tmp_path: Path):
+    """As by a connection to which the kernel gave it; the service listens as soon as it may."""
+    config = tmp_path / "rpcapi.ini"
+    with socket.create_server(("127.0.0.1", 0)) as away, socket.socket() as other:
+        other.connect(away.getsockname())
+        port = other.getsockname()[1]
+        config.write_text(
+            f"[rpcapi]\nauth = none\nlisten = 127.0.0.1\nport = {port}\ngrpc_listen = 127.0.0.1:0\n",
+            encoding="utf-8",
+        )
+        api = Child("api", (sys.executable, "-m", "services.rpcapi", "--config-file", str(config)))
+        async with supervising(tmp_path, api, python(PATIENT, "other")) as supervisor:
+            running = asyncio.create_task(supervisor.run(asyncio.Event()))
+            log = tmp_path / "log" / "api.log"
+            await until(lambda: log.exists() and f"port {port}: Address already in use" in log.read_text())
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            other.close()
+            await until(lambda: asking.listens(port))
+            assert not running.done()
+            assert "Traceback" not in log.read_text()
+            running.cancel()
 
 
 async def test_stages_are_stopped_in_order_and_the_deaf_are_killed(tmp_path: Path):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common import marks
-from services.common.listen import bind
+from services.common.listen import AddressTakenError, bind
 from services.common.settings import SettingsError
 from services.metadata.cache import Cache
 from services.metadata.caller import authenticate
@@ -162,5 +162,5 @@ def test_settings_that_cannot_work_are_refused_by_name_and_without_secrets(own, 
 
 def test_an_address_that_is_taken_is_named():
     (taken,) = bind("metadata", ["127.0.0.1"], 0)
-    with taken, pytest.raises(SettingsError, match=r"127\.0\.0\.1 port"):
+    with taken, pytest.raises(AddressTakenError, match=r"127\.0\.0\.1 port"):
         bind("metadata", ["127.0.0.1"], taken.getsockname()[1])
