@@ -22,7 +22,8 @@ from kombu.exceptions import OperationalError
 from bench.counting import CountingWorker
 from bench.events import start_scheduler, until_owned
 from bench.measure import Figure, quantile
-from bench.stack import Stack, free_port
+from bench.stack import Stack
+from lab.ports import free_port
 from lab.rabbitmq import Ports, RabbitNode
 
 MESSAGES, PER_SECOND, SECONDS = 30_000, 20, 30

@@ -15,7 +15,8 @@ import uvloop
 from astara.event.v1 import event_pb2 as event
 
 from bench.measure import Figure
-from bench.stack import Stack, free_port, router_event
+from bench.stack import Stack, router_event
+from lab.ports import free_port
 from services.common.clock import SystemClock
 from services.common.publisher import Publisher
 from services.common.rpc import open_channel

@@ -5,7 +5,6 @@ import configparser
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -23,17 +22,11 @@ from astara.scheduler.v1 import query_pb2 as query
 from astara.scheduler.v1 import query_pb2_grpc
 from openstack.connection import Connection
 
+from lab.ports import free_port
 from services.common.clock import SystemClock
 from services.common.publisher import Publisher
 from services.common.rpc import open_channel
 from services.common.settings import GrpcSettings
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(slots=True)

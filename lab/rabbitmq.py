@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from lab.ports import free_port
+
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _USER = "lab"
 _START_SECONDS = 90.0
@@ -41,11 +43,7 @@ class Ports:
     @classmethod
     def free(cls) -> "Ports":
         """Ports that nobody uses now."""
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-            for one in sockets:
-                one.bind(("127.0.0.1", 0))
-            return cls(*(int(one.getsockname()[1]) for one in sockets))
+        return cls(free_port(), free_port(), free_port())
 
 
 def installed() -> bool:

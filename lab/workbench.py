@@ -21,6 +21,7 @@ from openstack.connection import Connection
 from lab.cloud import AppliancesInProcess, CloudOptions, SimulatedCloud
 from lab.cloud.server import MANAGEMENT_NETWORK
 from lab.cloud.store import Row
+from lab.ports import free_port
 from services.common.clock import Clock, SystemClock
 from services.worker.appliance import ApplianceClient
 from services.worker.cloud import Api, Cloud, Json, Params
@@ -106,7 +107,7 @@ class Workbench:
         self.hypervisor = AppliancesInProcess(self.host)
         # Benches may run side by side: each has a port for its appliances' API, and addresses of its own for their
         # other ports.
-        self._port = _free_port()
+        self._port = free_port()
         cidr, self._reserved = _free_block(self._port)
         self.cloud = SimulatedCloud(options or CloudOptions(management_cidr=cidr, **(cloud or {})), self.hypervisor)
         self.clock = clock or SystemClock()
@@ -314,10 +315,3 @@ def _free_block(first: int) -> tuple[str, socket.socket]:
         else:
             return f"{block}.0/17", reserved
     raise OSError(f"all {_BLOCKS} blocks of addresses are taken by other benches")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

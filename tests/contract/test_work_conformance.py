@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,6 +32,7 @@ from astara.scheduler.v1 import (
 
 from lab.cloud import AppliancesInProcess, CloudOptions, SimulatedCloud
 from lab.cloud.server import MANAGEMENT_NETWORK
+from lab.ports import free_port
 from services.common.marks import shard_of
 from services.common.metrics import MetricsSettings
 from services.common.settings import CommonSettings, GrpcSettings, load
@@ -129,12 +129,6 @@ class Ours(Implementation):
 
 
 IMPLEMENTATIONS: list[type[Implementation]] = [Example, Ours]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Stream:

@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import sqlalchemy as sa
+
+from lab.ports import free_port
 
 MISSING = "MariaDB is not installed here: apt-get install mariadb-server"
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin"
@@ -30,9 +31,7 @@ class MariaDb:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self._user = []
         if os.geteuid() == 0:
             # The server refuses to run as root; its package brings a user.

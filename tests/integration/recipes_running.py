@@ -20,10 +20,10 @@ import grpc
 from astara.resource.v1 import resource_pb2
 from astara.scheduler.v1 import operate_pb2, operate_pb2_grpc, query_pb2, query_pb2_grpc
 from authority import Authority
-from scheduler_running import free_port
 
 from lab import asking, processes, settings, tenants
 from lab.layout import Layout, Plan
+from lab.ports import free_port
 from lab.supervise import children
 from services.common.marks import MANAGEMENT, PortMark
 

@@ -1,7 +1,6 @@
 """The operators' HTTP API on a real socket, in front of a scripted scheduler that speaks real gRPC."""
 
 import asyncio
-import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from lab.ports import free_port
 from services.common.listen import bind
 from services.common.rpc import RpcServer, open_channel
 from services.common.settings import GrpcSettings
@@ -164,13 +164,6 @@ class Api:
     async def get(self, path: str, **options: Any) -> tuple[int, Any, aiohttp.ClientResponse]:
         async with self.session.get(self.url + path, **options) as answer:
             return answer.status, await answer.json(content_type=None), answer
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -28,6 +27,7 @@ from astara.scheduler.v1 import (
 )
 from patience import until
 
+from lab.ports import free_port
 from services.common import rpc
 from services.common.metrics import MetricsSettings
 from services.common.settings import CommonSettings, GrpcSettings, load
@@ -37,12 +37,6 @@ from services.scheduler.settings import SchedulerSettings
 ROOT = Path(__file__).parents[2]
 LEASE = 2.0
 """Seconds; long enough for a machine that has much else to do to renew in time."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def write_config(

@@ -20,9 +20,10 @@ from authority import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mounted_secret import MountedSecret
 from patience import until
-from scheduler_running import ROOT, SchedulerProcess, free_port
+from scheduler_running import ROOT, SchedulerProcess
 from structlog.testing import capture_logs
 
+from lab.ports import free_port
 from services.common.clock import SystemClock
 from services.common.following import FollowingChannel
 from services.common.publisher import Publisher

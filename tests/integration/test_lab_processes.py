@@ -1,6 +1,8 @@
 """The lab ends only what is its own, and finds what a killed lab left behind."""
 
+import itertools
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +11,9 @@ from pathlib import Path
 
 from lab import processes
 from lab.layout import MARK, Layout, Plan, Ports
+from lab.ports import free_port
+
+ROOT = Path(__file__).parents[2]
 
 SLEEP = (sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)")
 
@@ -53,6 +58,30 @@ def test_the_lab_moves_all_its_ports_when_one_is_taken(monkeypatch):
     assert plan.offset == 100
     assert plan.api_url.endswith(":44350")
     assert len(set(Ports().all())) == len(Ports().all())
+
+
+def test_processes_that_ask_side_by_side_get_different_ports():
+    code = "from lab.ports import free_port; print(*(free_port() for _ in range(300)), flush=True); input()"
+    command = (sys.executable, "-c", code)
+    both = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)
+    ]
+    try:
+        lines = [one.stdout.readline() for one in both if one.stdout]
+    finally:
+        for one in both:
+            one.communicate("\n")
+    ports = [int(word) for line in lines for word in line.split()]
+    assert len(set(ports)) == len(ports) == 600
+    given_away = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+    assert max(ports) < int(given_away[0])
+
+
+def test_a_port_on_which_somebody_listens_is_passed_over(monkeypatch):
+    taken, free = free_port(), free_port()
+    monkeypatch.setattr("lab.ports._candidates", itertools.cycle([taken, free]))
+    with socket.create_server(("127.0.0.1", taken)):
+        assert [free_port(), free_port()] == [free, free]
 
 
 def test_the_plan_with_its_secrets_is_readable_by_its_owner_only(tmp_path: Path):

@@ -5,7 +5,6 @@ import contextlib
 import hashlib
 import hmac
 import json
-import socket
 import sys
 
 import grpc.aio
@@ -17,6 +16,7 @@ from astara.scheduler.v1 import query_pb2, query_pb2_grpc
 from astara_appliance.host import SOURCE_HEADER, ApplianceHost
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from lab.ports import free_port
 from services.common import marks
 from services.metadata.errors import NoInstanceError, TryAgainError
 from services.metadata.resources import SchedulerResources
@@ -66,12 +66,6 @@ async def test_what_the_scheduler_cannot_say_is_try_again_and_what_it_denies_is_
             scheduler.code = code
             with pytest.raises(TryAgainError, match=code.name):
                 await resources.get(ROUTER)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def neutron(request):

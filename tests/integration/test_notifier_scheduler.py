@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,16 +13,11 @@ from astara.scheduler.v1.query_pb2_grpc import QueryServiceStub
 from broker_traffic import Sender, corpus
 from patience import until
 
+from lab.ports import free_port
 from lab.rabbitmq import RabbitNode
 
 ROOT = Path(__file__).parents[2]
 _numbers = itertools.count(1)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class System:

@@ -12,10 +12,11 @@ import pytest
 from astara.scheduler.v1 import presence_pb2
 from mariadb_running import MariaDb
 from patience import until
-from scheduler_running import Client, SchedulerHere, free_port
+from scheduler_running import Client, SchedulerHere
 from structlog.testing import capture_logs
 
 from lab.cloud import CloudOptions, Fault, SimulatedCloud
+from lab.ports import free_port
 from services.common import openstack, presence, process
 from services.common.clock import SystemClock
 from services.common.metrics import MetricsSettings

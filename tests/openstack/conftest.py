@@ -3,7 +3,6 @@
 import configparser
 import ipaddress
 import json
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from rig_cloud import DEPLOYMENT, RealCloud
 from lab import rig
 from lab.hypervisor.hypervisor import Hypervisor
 from lab.layout import free_management_network
+from lab.ports import free_port
 from services.common import marks
 
 SECRET = "a-secret-of-the-openstack-tests"
@@ -56,7 +56,7 @@ def real_cloud(
     """The system against the control plane: service user, networks, image, flavor; the orchestrator is not started."""
     admin, hypervisor = control_plane
     prepared = _prepare(admin, hypervisor)
-    api_port = _free_port()
+    api_port = free_port()
     config, clouds = tmp_path / "astara.ini", tmp_path / "clouds.yaml"
     auth_url = admin.config.get_auth_args()["auth_url"]
     _write_clouds(clouds, auth_url)
@@ -161,12 +161,6 @@ def _clean_tenant(network: Any, tenant: str) -> None:
         network.delete_network(one)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _write_clouds(path: Path, auth_url: str) -> None:
     def entry(user: str, project: str) -> dict[str, Any]:
         return {
@@ -184,9 +178,9 @@ def _write_clouds(path: Path, auth_url: str) -> None:
 
 def _write_config(path: Path, folder: Path, auth_url: str, api_port: int, claim: str, prepared: _Prepared) -> None:
     orchestrator = str(ipaddress.ip_network(prepared.cidr)[1])
-    grpc_ports = {name: _free_port() for name in ("scheduler", "notifier", "health", "metadata", "rpcapi", "worker")}
+    grpc_ports = {name: free_port() for name in ("scheduler", "notifier", "health", "metadata", "rpcapi", "worker")}
     listen = {name: f"127.0.0.1:{port}" for name, port in grpc_ports.items()}
-    metadata_port = str(_free_port())
+    metadata_port = str(free_port())
     ini = configparser.ConfigParser(interpolation=None)
     ini.read_dict(
         {

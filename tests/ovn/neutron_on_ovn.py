@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from typing import Any
 import requests
 import sqlalchemy as sa
 from ovn_central import OvnCentral
+
+from lab.ports import free_port
 
 _BIN = Path(sys.executable).parent
 _ERROR = " ERROR "
@@ -44,9 +45,7 @@ class Neutron:
         self._database = database
         self._ovn = ovn
         self.log = folder / "neutron.log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v2.0"
         self._session = requests.Session()
         self._session.trust_env = False
