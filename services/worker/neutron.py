@@ -284,10 +284,14 @@ class Neutron:
             return forwardings
         if shown is None and "floating-ip-port-forwarding" not in self.extensions:
             return []
+        started = time.monotonic()
         try:
             return await self.listing(f"floatingips/{floating_ip['id']}/port_forwardings", [])
-        except NotFoundError:
-            # The floating IP went away meanwhile; nothing may take that for the router's end.
+        except NotFoundError as error:
+            # One that went away meanwhile forwards nothing; of one that is there a server without the plugin says this.
+            if await self._by_ids("floatingips", "id", [floating_ip["id"]], ("id",)):
+                await self._learn_again(started)
+                raise _of_a_part(error) from error
             return []
 
     async def listed_share(self, router_ids: Iterable[str]) -> float:

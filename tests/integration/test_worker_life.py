@@ -7,6 +7,7 @@ import pytest
 from worker_running import Bench, do, running
 
 from lab.cloud.server import EXTERNAL_NETWORK
+from services.worker.errors import CloudError, NotFoundError
 from services.worker.states import Action, InstanceState
 
 
@@ -136,6 +137,41 @@ async def test_ports_of_a_floating_ip_are_forwarded_and_no_more(bench: Bench) ->
     bench.deliver(made, Action.UPDATE)
     await bench.until_idle(made)
     assert bench.appliance_configuration(made)["port_forwardings"] == []
+
+
+async def test_a_server_that_lacks_port_forwarding_takes_none_away(bench: Bench) -> None:
+    made = await bench.configured()
+    net = made.connection.network
+    external = await do(net.find_network, EXTERNAL_NETWORK)
+    port = await do(net.create_port, network_id=made.network_id)
+    floating = await do(net.create_ip, floating_network_id=external.id)
+    # Of ranges, the listing of floating IPs shows too little.
+    body = {
+        "protocol": "tcp", "internal_port_id": port.id, "internal_ip_address": port.fixed_ips[0]["ip_address"],
+        "internal_port_range": "90:95", "external_port_range": "9090:9095",
+    }  # fmt: skip
+    path = f"/floatingips/{floating.id}/port_forwardings"
+    assert (await do(net.post, path, json={"port_forwarding": body})).status_code == 201
+    server = bench.server_id(made)
+    (seen,) = (await bench.neutron.read_router(made.router_id, server)).floating_ips
+    assert [one["external_port_range"] for one in seen["port_forwardings"]] == ["9090:9095"]
+    fault = bench.fault("error", "neutron", "GET", f"/v2.0{path}", status=404)
+    with pytest.raises(CloudError) as refused:
+        await bench.neutron.read_router(made.router_id, server)
+    assert not isinstance(refused.value, NotFoundError)
+    bench.cloud.faults.remove(fault)
+
+    # One that goes away between the two calls forwards nothing.
+    async def tap(_service: str, _method: str, called: str) -> None:
+        if called.endswith("/floatingips"):
+            bench.tap = None
+            await do(net.delete_port, port.id)
+            await do(net.delete_ip, floating.id)
+
+    bench.tap = tap
+    (seen,) = (await bench.neutron.read_router(made.router_id, server)).floating_ips
+    assert bench.tap is None
+    assert seen["port_forwardings"] == []
 
 
 async def test_an_instance_of_the_tenant_gets_its_address_from_the_appliance(bench: Bench) -> None:
