@@ -112,7 +112,7 @@ async def start(tmp_path: Path, cloud: SimulatedCloud, ingest: ScriptedIngest) -
 
     yield begin
     stop.set()
-    await asyncio.wait_for(asyncio.gather(*tasks), 20)
+    await asyncio.wait_for(asyncio.gather(*tasks), 60)
 
 
 def full(ingest: ScriptedIngest) -> list[list[ingest_pb2.InventoryRequest]]:

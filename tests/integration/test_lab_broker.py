@@ -129,12 +129,12 @@ async def test_prefetch_bounds_what_a_consumer_holds(broker: Broker) -> None:
         channel.basic_qos(0, 3, False)
         channel.basic_consume("q", callback=got.append)
         while len(got) < 3:
-            connection.drain_events(timeout=5)
+            connection.drain_events(timeout=30)
         with pytest.raises(TimeoutError):
             connection.drain_events(timeout=0.2)
         channel.basic_ack(got[-1].delivery_info["delivery_tag"], multiple=True)
         while len(got) < 6:
-            connection.drain_events(timeout=5)
+            connection.drain_events(timeout=30)
 
     await with_kombu(broker, work)
 

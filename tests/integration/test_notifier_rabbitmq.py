@@ -46,7 +46,7 @@ class Running:
 
     async def stop(self) -> None:
         self._stop.set()
-        await asyncio.wait_for(self.task, 20)
+        await asyncio.wait_for(self.task, 60)
 
 
 def configuration(folder: Path, names: Names, broker: str, scheduler: str, **more: Any) -> Path:

@@ -74,7 +74,7 @@ async def start(tmp_path: Path, scheduler: SchedulerHere) -> AsyncIterator[Start
     yield begin
     for stop, _ in running:
         stop.set()
-    await asyncio.wait_for(asyncio.gather(*(task for _, task in running)), 20)
+    await asyncio.wait_for(asyncio.gather(*(task for _, task in running)), 60)
 
 
 @pytest.fixture

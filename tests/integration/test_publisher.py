@@ -104,7 +104,7 @@ async def test_publish_waits_for_credit(ingest: ScriptedIngest, publisher: Publi
     await ingest.until(lambda: len(ingest.events) == 3)
     assert not producing.done()
     ingest.answering.set()
-    await asyncio.wait_for(producing, 20)
+    await asyncio.wait_for(producing, 60)
     await ingest.until(lambda: len(ingest.events) == 10)
 
 

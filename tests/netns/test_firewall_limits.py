@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,16 @@ def passing(sender: Namespace, receiver: Namespace, address: str) -> int:
         return found
 
 
-def is_limited(found: int, kbps: int) -> bool:
-    """Whether what passed is about what a second's worth is, and not what several minutes give."""
+def is_held_to(kbps: int, sender: Namespace, receiver: Namespace, address: str) -> bool:
+    """Whether of a burst passes what the limit lets pass."""
+    began = time.monotonic()
+    return is_limited(passing(sender, receiver, address), kbps, began)
+
+
+def is_limited(found: int, kbps: int, began: float) -> bool:
+    """Whether about a second's worth has passed, and no more than the time since then gives on top."""
     second = kbps * 125 // 1000
-    return second * 0.9 <= found <= second * 4
+    return second * 0.9 <= found <= second * (3 + time.monotonic() - began)
 
 
 def test_a_floating_ip_is_limited_each_way_by_its_own_rate_and_others_are_not(world: World) -> None:
@@ -76,8 +83,8 @@ def test_a_floating_ip_is_limited_each_way_by_its_own_rate_and_others_are_not(wo
         floating_ips=[floating(FIRST, WEB), floating(SECOND, DATABASE)],
         rate_limits=[limit("ingress", 1000, FIRST), limit("egress", 2000, FIRST)],
     )
-    assert is_limited(passing(world.world, world.web, FIRST), 1000)
-    assert is_limited(passing(world.web, world.world, WORLD), 2000)
+    assert is_held_to(1000, world.world, world.web, FIRST)
+    assert is_held_to(2000, world.web, world.world, WORLD)
     assert passing(world.world, world.database, SECOND) > BURST * 0.9
     assert passing(world.database, world.world, WORLD) > BURST * 0.9
     # Inside, nothing passes the external side.
@@ -90,7 +97,7 @@ def test_each_of_several_addresses_with_one_policy_has_the_whole_rate(world: Wor
         rate_limits=[limit("ingress", 2000, FIRST, SECOND)],
     )
     for receiver, address in ((world.web, FIRST), (world.database, SECOND)):
-        assert is_limited(passing(world.world, receiver, address), 2000)
+        assert is_held_to(2000, world.world, receiver, address)
 
 
 def test_a_stream_through_a_limited_floating_ip_arrives_whole(world: World) -> None:
@@ -113,7 +120,7 @@ def test_the_gateways_limit_is_for_what_hides_behind_its_address(world: World) -
         floating_ips=[floating(FIRST, WEB)],
         rate_limits=[limit("egress", 1000, OUTSIDE), limit("ingress", 1000, OUTSIDE)],
     )
-    assert is_limited(passing(world.database, world.world, WORLD), 1000)
+    assert is_held_to(1000, world.database, world.world, WORLD)
     assert passing(world.web, world.world, WORLD) > BURST * 0.9
     assert passing(world.world, world.web, FIRST) > BURST * 0.9
     # Nor does what the router itself says and hears, such as its routing protocol, wait behind a tenant.
@@ -129,10 +136,11 @@ def test_answers_to_what_hides_behind_the_gateway_are_limited_too(world: World) 
     ):
         near.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         far.bind(("", PORT))
-        far.settimeout(5)
+        far.settimeout(30)
         near.settimeout(1)
         near.sendto(b"hello", (WORLD, PORT))
         _, asked = far.recvfrom(100)
+        began = time.monotonic()
         for _ in range(BURST):
             far.sendto(bytes(972), asked)
         found = 0
@@ -142,7 +150,7 @@ def test_answers_to_what_hides_behind_the_gateway_are_limited_too(world: World) 
                 found += 1
         except TimeoutError:
             pass
-    assert is_limited(found, 1000)
+    assert is_limited(found, 1000, began)
 
 
 def test_forwarded_ports_share_the_limit_of_their_floating_ip(world: World) -> None:
@@ -150,7 +158,7 @@ def test_forwarded_ports_share_the_limit_of_their_floating_ip(world: World) -> N
         port_forwardings=[forwarding(SHARED, "udp", (PORT, PORT), DATABASE, (PORT, PORT))],
         rate_limits=[limit("ingress", 1000, SHARED)],
     )
-    assert is_limited(passing(world.world, world.database, SHARED), 1000)
+    assert is_held_to(1000, world.world, world.database, SHARED)
 
 
 def test_a_changed_limit_counts_at_once_and_one_that_is_taken_away_no_more(world: World) -> None:
@@ -159,7 +167,7 @@ def test_a_changed_limit_counts_at_once_and_one_that_is_taken_away_no_more(world
     generation = world.firewall.generation()
     world.firewall.apply(**given, rate_limits=[limit("ingress", 4000, FIRST)])
     assert world.firewall.generation() == generation + 1
-    assert is_limited(passing(world.world, world.web, FIRST), 4000)
+    assert is_held_to(4000, world.world, world.web, FIRST)
     world.firewall.apply(**given)
     assert passing(world.world, world.web, FIRST) > BURST * 0.9
 

@@ -74,7 +74,7 @@ def floating(name: str) -> dict[str, str]:
 def is_answered(upstream: Namespace, source: str, address: str, listener: Listener) -> bool:
     """Whether a TCP connection from one of an upstream's addresses works."""
     caller = upstream.socket(listener.socket.family)
-    caller.settimeout(2)
+    caller.settimeout(30)
     with caller:
         caller.bind((source, 0))
         try:

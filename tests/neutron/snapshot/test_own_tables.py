@@ -14,11 +14,9 @@ from alembic.migration import MigrationContext
 from astara_neutron import log
 from astara_neutron.db import models
 from astara_neutron.db.migration.alembic_migrations import VERSION_TABLE
+from mariadb_running import MISSING, MariaDb, installed, private_mariadb
 from oslo_config import cfg
 from sqlalchemy import orm
-
-sys.path.append(str(Path(__file__).parents[2] / "integration"))
-from mariadb_running import MISSING, MariaDb, installed, private_mariadb
 
 _TABLES = {"astara_changes", "astara_router_statuses"}
 
