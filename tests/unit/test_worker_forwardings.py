@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 
-from services.worker.errors import NotFoundError
+from services.worker.errors import CloudError, NotFoundError
 from services.worker.neutron import Neutron
 
 SINGLE = {"id": "pf-1", "protocol": "tcp", "internal_port": 80, "external_port": 8080}
 RANGE = {"id": "pf-2", "protocol": "tcp"}
 DETAIL = {**RANGE, "internal_port_range": "1:2", "external_port_range": "3:4"}
+
+
+GONE = NotFoundError("network", "GET", 404, "not found")
 
 
 class Recorded:
@@ -19,9 +22,10 @@ class Recorded:
         self.answers = answers
         self.asked: list[str] = []
 
-    async def get(self, path: str, _params: Any = None) -> dict[str, Any]:
+    async def get(self, path: str, params: Any = ()) -> dict[str, Any]:
         self.asked.append(path)
-        answer = self.answers[path.rsplit("/", 1)[-1]]
+        name = path.rsplit("/", 1)[-1]
+        answer = self.answers["still_there" if ("id", "fip-1") in params else name]
         if isinstance(answer, Exception):
             raise answer
         return {path.rsplit("/", 1)[-1]: answer}
@@ -31,8 +35,12 @@ def floating(number: int, **more: Any) -> dict[str, Any]:
     return {"id": f"fip-{number}", "fixed_ip_address": None, **more}
 
 
-async def read(extensions: set[str], *floating_ips: dict[str, Any], forwardings: Any = ()) -> tuple[Any, list[str]]:
-    api = Recorded(floatingips=list(floating_ips), port_forwardings=forwardings)
+async def read(
+    extensions: set[str], *floating_ips: dict[str, Any], forwardings: Any = (), still_there: Any = ()
+) -> tuple[Any, list[str]]:
+    api = Recorded(
+        floatingips=list(floating_ips), port_forwardings=forwardings, still_there=still_there, extensions=GONE
+    )
     neutron = Neutron(api, "astara")  # type: ignore[arg-type]
     neutron.extensions = frozenset(extensions)
     return await neutron.floating_ips("r1"), api.asked
@@ -72,9 +80,12 @@ async def test_a_neutron_that_shows_none_is_asked_for_floating_ips_that_no_port_
 
 
 async def test_a_floating_ip_that_goes_meanwhile_is_not_the_routers_end() -> None:
-    gone = NotFoundError("network", "GET", 404, "no such floating IP")
-    (found,), _ = await read(BOTH, floating(1, port_forwardings=[RANGE]), forwardings=gone)
+    (found,), _ = await read(BOTH, floating(1, port_forwardings=[RANGE]), forwardings=GONE)
     assert found["port_forwardings"] == []
+    # One that is still there forwards what it did: the server lacks the plugin.
+    with pytest.raises(CloudError) as refused:
+        await read(BOTH, floating(1, port_forwardings=[RANGE]), forwardings=GONE, still_there=[{"id": "fip-1"}])
+    assert not isinstance(refused.value, NotFoundError)
 
 
 @pytest.mark.parametrize("shown", [[], None])
