@@ -151,7 +151,7 @@ class RouterServers:
                 resource.waiting_since = None
                 resource.failed(_boot_failure(server, waited, reason), "its instance did not start; it is tried again")
                 self._observer.happened(resource, "error", resource.last_error)
-                return StepResult(InstanceState.DOWN)
+                return StepResult(InstanceState.DOWN if server is None else InstanceState.RESTART)
         return StepResult(InstanceState.BOOTING, wait=pause)
 
     async def remove_surplus(self, resource: ManagedResource, instance: Instance) -> None:

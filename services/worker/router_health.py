@@ -88,7 +88,7 @@ class RouterHealth:
             return StepResult(state, wait=max(settings.alive_retry_interval, settings.dead_after / 8))
         else:
             await self._check_management_network(resource, silent, reason)
-            verdict, why = InstanceState.DOWN, f"no answer for {silent:.0f} s: {reason}"
+            verdict, why = InstanceState.RESTART, f"no answer for {silent:.0f} s: {reason}"
         resource.unanswered_since = None
         resource.failed(
             f"instance {instance.server_id} is dead: {why}", "its instance is dead; another takes its place"

@@ -46,6 +46,45 @@ async def test_a_dead_appliance_is_replaced_at_the_same_address(bench: Bench) ->
     assert "death" in [kind for kind, _ in bench.history()]
 
 
+async def test_a_dead_appliance_that_nova_cannot_remove_at_once_is_not_taken_for_one_that_boots(
+    bench: Bench,
+) -> None:
+    made = await bench.configured()
+    server = bench.server_id(made)
+    fault = bench.fault("error", "nova", "DELETE", f"/servers/{server}", times=1)
+    await bench.hypervisor.kill(server)
+    bench.deliver(made, Action.POLL, priority=1)
+    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
+    assert fault.hits == 1
+    await bench.until_idle(made)
+    bench.check_tidy(made, networks=2)
+
+
+async def test_a_dead_appliance_whose_worker_stood_still_is_not_taken_for_one_that_boots(
+    bench: Bench,
+) -> None:
+    made = await bench.configured()
+    server = bench.server_id(made)
+
+    class StandsStill:
+        """The worker found it dead, and its lease ended before it could do anything about it."""
+
+        def __bool__(self) -> bool:
+            return "is dead" not in bench.resource(made).last_error
+
+    bench.owns = StandsStill()
+    await bench.hypervisor.kill(server)
+    bench.deliver(made, Action.POLL, priority=1)
+    await bench.until(lambda: not bench.owns and bench.resource(made).hand is None)
+    assert bench.server_id(made) == server
+    # It is granted its shards again.
+    bench.owns = True
+    bench.deliver(made, Action.POLL, priority=1)
+    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
+    await bench.until_idle(made)
+    bench.check_tidy(made, networks=2)
+
+
 async def test_a_server_that_was_deleted_by_hand_is_replaced(bench: Bench) -> None:
     made = await bench.configured()
     server = bench.server_id(made)
