@@ -20,7 +20,9 @@ _guard = threading.Lock()
 
 
 def free_port() -> int:
-    """A port on which nobody listens, and that no other process gets here before this one ends. OSError if none is."""
+    """A port on which nobody listens, and that no other process of this user gets here before this one ends. OSError:
+    there is none.
+    """
     with _guard:
         for port in itertools.islice(_candidates, len(_RANGE)):
             if _is_ours(port) and _is_free(port):

@@ -1,6 +1,7 @@
 """Listening TCP sockets for services that speak HTTP on several addresses of both IP versions."""
 
 import errno
+import ipaddress
 import socket
 from collections.abc import Sequence
 
@@ -26,9 +27,11 @@ def bind(group: str, addresses: Sequence[str], port: int) -> list[socket.socket]
     `::1` is left out, and this said, on a machine without IPv6: it is in the default list.
     """
     bound: list[socket.socket] = []
+    done: list[str] = []
     for address in addresses:
         try:
             bound.append(_listen(address, port))
+            done.append(address)
         except OSError as error:
             missing = address == "::1" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
             if missing and len(addresses) > 1:
@@ -36,9 +39,16 @@ def bind(group: str, addresses: Sequence[str], port: int) -> list[socket.socket]
                 continue
             for other in bound:
                 other.close()
-            fault = AddressTakenError if error.errno == errno.EADDRINUSE else SettingsError
+            for_a_while = error.errno == errno.EADDRINUSE and not any(_overlap(address, one) for one in done)
+            fault = AddressTakenError if for_a_while else SettingsError
             raise fault(f"[{group}] listen: {address} port {port}: {error.strerror or error}") from error
     return bound
+
+
+def _overlap(one: str, another: str) -> bool:
+    """Whether nobody can listen on both."""
+    first, second = ipaddress.ip_address(one), ipaddress.ip_address(another)
+    return first.version == second.version and (first == second or first.is_unspecified or second.is_unspecified)
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -108,8 +108,8 @@ class Supervisor:
             self._forget(child.name)
             if first and code == WRONG_SETTINGS:
                 raise ChildError(child.name)
-            first = False
             lasted = loop.time() - began
+            first = first and lasted < STEADY_SECONDS
             failures = 1 if lasted >= STEADY_SECONDS else failures + 1
             delay = restart_delay(failures)
             log.warning(

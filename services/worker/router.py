@@ -267,7 +267,14 @@ class RouterDriver:
     # End
 
     async def stop(self, resource: ManagedResource, *, forever: bool) -> StepResult:
-        """Delete our servers and wait until Nova has; `forever` deletes our ports too."""
+        """Delete our servers and wait until Nova has; `forever` deletes our ports too. What was found dead and answers
+        again before that began is kept.
+        """
+        is_ordered = forever or (resource.hand is not None and bool(resource.hand.rebuilds()))
+        if not is_ordered:
+            now = await self._health.judge_again(resource)
+            if now is not None and (now.state is not InstanceState.RESTART or now.wait is not None):
+                return now
         pause = await self._servers.remove(resource)
         if pause is not None:
             return StepResult(InstanceState.GONE if forever else InstanceState.RESTART, wait=pause)

@@ -68,6 +68,7 @@ class RouterServers:
             spare=spare,
         )
         resource.management = resource.wanted_digest = resource.reading = None
+        resource.dead_in, resource.unanswered_since = "", None
         if resource.hand is not None and mark.operation_id:
             resource.hand.settle_rebuilds(mark.operation_id)
         if server["status"] in COMING:
@@ -149,6 +150,8 @@ class RouterServers:
             server = await self._nova.server(resource.instance.server_id)
             if overdue or server is None or server["status"] not in (*COMING, RUNNING):
                 resource.waiting_since = None
+                if server is not None:
+                    resource.dead_in, resource.unanswered_since = resource.reconcile_id, now - waited
                 resource.failed(_boot_failure(server, waited, reason), "its instance did not start; it is tried again")
                 self._observer.happened(resource, "error", resource.last_error)
                 return StepResult(InstanceState.DOWN if server is None else InstanceState.RESTART)
@@ -174,12 +177,13 @@ class RouterServers:
             servers = [known] if known else []
         if not servers:
             return None
-        if resource.waiting_since is None or resource.state is InstanceState.BOOTING:
-            resource.waiting_since, resource.stop_turns = clock.lease(), 0
         for server in servers:
             if server.get("OS-EXT-STS:task_state") != "deleting":
                 await self._nova.delete(str(server["id"]))
                 self._observer.happened(resource, "stop", f"server {server['id']}")
+        resource.dead_in, resource.unanswered_since = "", None
+        if resource.waiting_since is None or resource.state is InstanceState.BOOTING:
+            resource.waiting_since, resource.stop_turns = clock.lease(), 0
         waited, timeout = clock.lease() - resource.waiting_since, self._env.router.stop_timeout
         if waited > timeout:
             if (turn := int(waited // timeout)) > resource.stop_turns:

@@ -41,7 +41,7 @@ class RouterHealth:
     async def ask(self, resource: ManagedResource) -> ApplianceStatus:
         """Its status. UnreachableError without an answer; StaleEpochError when a later owner has been there."""
         status = await self._appliances.status(self._env.endpoint(resource))
-        resource.status, resource.unanswered_since = status, None
+        resource.status, resource.unanswered_since, resource.dead_in = status, None, ""
         if status.epoch is not None and status.epoch > self._env.epoch(resource):
             raise StaleEpochError(f"the appliance has seen epoch {status.epoch[0]}.{status.epoch[1]}")
         return status
@@ -63,6 +63,14 @@ class RouterHealth:
         except UnreachableError as error:
             return await self._unanswered(resource, resource.instance, str(error))
         return StepResult(self.judge(resource, status))
+
+    async def judge_again(self, resource: ManagedResource) -> StepResult | None:
+        """What is to be said by now of an instance that an earlier run found dead and could not have deleted: it may
+        answer again. None when no earlier run has.
+        """
+        if resource.dead_in in ("", resource.reconcile_id):
+            return None
+        return await self.alive(resource)
 
     async def _unanswered(self, resource: ManagedResource, instance: Instance, reason: str) -> StepResult:
         settings, now = self._env.appliance, self._env.clock.lease()
@@ -89,11 +97,15 @@ class RouterHealth:
         else:
             await self._check_management_network(resource, silent, reason)
             verdict, why = InstanceState.RESTART, f"no answer for {silent:.0f} s: {reason}"
-        resource.unanswered_since = None
-        resource.failed(
-            f"instance {instance.server_id} is dead: {why}", "its instance is dead; another takes its place"
-        )
-        self._observer.happened(resource, "death", resource.last_error)
+        if not resource.dead_in:
+            resource.failed(
+                f"instance {instance.server_id} is dead: {why}", "its instance is dead; another takes its place"
+            )
+            self._observer.happened(resource, "death", resource.last_error)
+        if verdict is InstanceState.RESTART:
+            resource.dead_in = resource.reconcile_id
+        else:
+            resource.dead_in, resource.unanswered_since = "", None
         return StepResult(verdict)
 
     async def _check_management_network(self, resource: ManagedResource, silent: float, reason: str) -> None:
@@ -106,7 +118,7 @@ class RouterHealth:
                 f"no answer for {silent:.0f} s, but none of {len(witnesses)} other appliances answers either: the "
                 f"management network is suspected, nothing is rebuilt ({reason})"
             )
-        if not self._deaths.draw():
+        if not resource.dead_in and not self._deaths.draw():
             raise StepError(
                 f"no answer for {silent:.0f} s, but more than {self._deaths.limit()} instances fell silent within a "
                 f"minute: a common cause is suspected, the others wait ({reason})"

@@ -19,6 +19,7 @@ from authority import Authority
 from fastapi import FastAPI
 from rpcapi_running import IMAGE, ROUTER, TENANT, TOKEN, Api, running
 
+from lab.ports import free_port
 from services.common.listen import AddressTakenError, bind
 from services.common.settings import SettingsError
 from services.rpcapi.server import serve
@@ -404,6 +405,13 @@ def taken() -> Iterator[int]:
 def test_a_taken_port_is_named(taken: int):
     with pytest.raises(AddressTakenError, match=rf"127\.0\.0\.1 port {taken}"):
         bind("rpcapi", ("127.0.0.1",), taken)
+
+
+@pytest.mark.parametrize("listen", [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0")])
+def test_addresses_that_take_each_others_port_are_wrong_settings(listen: tuple[str, ...]):
+    port = free_port()
+    with pytest.raises(SettingsError, match=rf"{listen[1]} port {port}"):
+        bind("rpcapi", listen, port)
 
 
 # What it says about itself

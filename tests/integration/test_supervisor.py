@@ -86,6 +86,16 @@ async def test_wrong_settings_end_everything_at_the_first_start(tmp_path: Path):
         assert supervisor.pid("other") is None
 
 
+async def test_wrong_settings_after_a_first_failure_end_everything_too(tmp_path: Path):
+    once = tmp_path / "once"
+    code = (
+        f"import pathlib, sys; p = pathlib.Path({str(once)!r}); sys.exit(2) if p.exists() else p.touch() or sys.exit(1)"
+    )
+    async with supervising(tmp_path, python(code)) as supervisor:
+        with pytest.raises(ChildError, match="child refuses its settings"):
+            await supervisor.run(asyncio.Event())
+
+
 async def test_a_port_that_is_taken_for_a_while_ends_nothing(tmp_path: Path):
     """As by a connection to which the kernel gave it; the service listens as soon as it may."""
     config = tmp_path / "rpcapi.ini"

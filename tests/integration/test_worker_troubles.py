@@ -77,8 +77,30 @@ async def test_a_dead_appliance_whose_worker_stood_still_is_not_taken_for_one_th
     bench.deliver(made, Action.POLL, priority=1)
     await bench.until(lambda: not bench.owns and bench.resource(made).hand is None)
     assert bench.server_id(made) == server
-    # It is granted its shards again.
+    # It may act again.
     bench.owns = True
+    bench.deliver(made, Action.POLL, priority=1)
+    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
+    await bench.until_idle(made)
+    bench.check_tidy(made, networks=2)
+
+
+async def test_an_instance_that_answers_again_before_nova_deletes_it_is_kept(bench: Bench) -> None:
+    made = await bench.configured()
+    server, boot = bench.server_id(made), bench.boot_id(made)
+    fault = bench.fault("error", "nova", "DELETE", f"/servers/{server}", status=409)
+    bench.host.fault(boot, "slow", seconds=1.2)  # longer than it is waited for
+    bench.deliver(made, Action.POLL, priority=1)
+    await bench.until(lambda: fault.hits > 1)
+    assert bench.resource(made).state is InstanceState.RESTART
+    assert [kind for kind, _ in bench.history()].count("death") == 1
+    bench.host.fault(boot, "none")
+    await bench.until_idle(made)
+    assert bench.server_id(made) == server
+    assert (bench.resource(made).dead_in, bench.resource(made).last_error) == ("", "")
+    # It may die again.
+    bench.cloud.faults.remove(fault)
+    await bench.hypervisor.kill(server)
     bench.deliver(made, Action.POLL, priority=1)
     await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
     await bench.until_idle(made)
@@ -326,6 +348,23 @@ async def test_boots_that_fail_end_in_error_which_cools_down_by_itself(monkeypat
         bench.deliver(made, Action.UPDATE)
         await bench.until_idle(made)
         assert (resource.attempts, resource.cooldowns, resource.last_error) == (0, 0, "")
+        bench.check_tidy(made, networks=2)
+
+
+async def test_a_failed_boot_that_nova_cannot_remove_at_once_is_not_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as bench:
+        broken = break_boots(bench, monkeypatch)
+        fault = bench.fault("error", "nova", "DELETE", "/servers/", times=2)
+        made = await bench.tenant_router("one")
+        bench.deliver(made, Action.CREATE)
+        await bench.until(lambda: fault.hits == 2)
+        assert "No valid host was found" in str(bench.history())
+        broken[0] = False
+        await bench.until_idle(made)
+        states = [text for kind, text in bench.history() if kind == "state"]
+        assert states[:2] == ["RESTART to DOWN", "DOWN to BOOTING"]
         bench.check_tidy(made, networks=2)
 
 

@@ -38,9 +38,7 @@ def floating(number: int, **more: Any) -> dict[str, Any]:
 async def read(
     extensions: set[str], *floating_ips: dict[str, Any], forwardings: Any = (), still_there: Any = ()
 ) -> tuple[Any, list[str]]:
-    api = Recorded(
-        floatingips=list(floating_ips), port_forwardings=forwardings, still_there=still_there, extensions=GONE
-    )
+    api = Recorded(floatingips=list(floating_ips), port_forwardings=forwardings, still_there=still_there)
     neutron = Neutron(api, "astara")  # type: ignore[arg-type]
     neutron.extensions = frozenset(extensions)
     return await neutron.floating_ips("r1"), api.asked
