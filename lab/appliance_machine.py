@@ -245,14 +245,20 @@ def _host(fabric: Fabric, name: str, network: str, *addresses: str, gateway: str
     machine.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
     fabric.plug(network, machine, "eth0", mac=mac, mtu=mtu)
     machine.ip("link", "set", "eth0", "up")
-    # The kernel makes the routes of a link, that of multicast too, when it has noticed that the wire is there.
-    if mtu >= MINIMUM_V6_MTU and not eventually(lambda: "inet6" in machine.ip("-6", "address", "show", "eth0")):
+    # The kernel makes the routes of a link, that of multicast too, when it has noticed that the wire is there; its own
+    # address is no source of packets before a worker of the kernel has had its turn, though nothing is looked for.
+    if mtu >= MINIMUM_V6_MTU and not eventually(lambda: _has_v6(machine)):
         raise AssertionError(f"{machine.name}: its link does not come up:\n{machine.ip('address')}")
     for address in addresses:
         machine.ip("address", "add", address, "dev", "eth0")
     if gateway is not None:
         machine.ip("route", "add", "default", "via", gateway, "dev", "eth0")
     return machine
+
+
+def _has_v6(machine: Namespace) -> bool:
+    shown = machine.ip("-6", "address", "show", "eth0")
+    return "inet6" in shown and "tentative" not in shown
 
 
 class Hosts:

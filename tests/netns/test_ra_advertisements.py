@@ -107,7 +107,7 @@ async def test_a_host_that_asks_is_answered(machine, neighbours):
     host = neighbours.add("host", "red", mac=MAC)
     with Listener(host) as listener:
         await listener.ask()
-        assert (await listener.next(5)).lifetime > 0
+        assert (await listener.next()).lifetime > 0
 
 
 async def test_another_mode_is_told_without_a_restart(machine, neighbours):
