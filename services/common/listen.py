@@ -27,20 +27,18 @@ def bind(group: str, addresses: Sequence[str], port: int) -> list[socket.socket]
     `::1` is left out, and this said, on a machine without IPv6: it is in the default list.
     """
     bound: list[socket.socket] = []
-    done: list[str] = []
     for address in addresses:
         try:
             bound.append(_listen(address, port))
-            done.append(address)
         except OSError as error:
             missing = address == "::1" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
             if missing and len(addresses) > 1:
                 log.warning("this machine has no IPv6 loopback; not listening there", address=address)
                 continue
+            is_ours = any(_overlap(address, other.getsockname()[0]) for other in bound)
             for other in bound:
                 other.close()
-            for_a_while = error.errno == errno.EADDRINUSE and not any(_overlap(address, one) for one in done)
-            fault = AddressTakenError if for_a_while else SettingsError
+            fault = AddressTakenError if error.errno == errno.EADDRINUSE and not is_ours else SettingsError
             raise fault(f"[{group}] listen: {address} port {port}: {error.strerror or error}") from error
     return bound
 

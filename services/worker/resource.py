@@ -26,6 +26,7 @@ class Instance:
     tls: bool = False  # it was given certificates at boot
     spare: dict[str, str] | None = None  # service ports seen that may not be plugged in, network id -> port id
     unknown: frozenset[str] = frozenset()  # fields of a configuration that its appliance is too old to know
+    dead_in: str = ""  # the run that found it dead, until Nova begins to delete it or it answers after all
 
     @property
     def address(self) -> str:
@@ -75,7 +76,6 @@ class ManagedResource:
     untold: Json = field(default_factory=dict)  # statuses of floating IPs and ports that Neutron does not show yet
     told_down: bool = False  # Neutron was told, or may have been, that nothing of it is served
     unserved: str = ""  # what its users are told that the appliance does not do, though it runs what it was given
-    dead_in: str = ""  # the run that found its instance dead, until Nova deletes it or it answers after all
     boot_uncertain: bool = False  # Nova did not answer to a boot: look by name before the next
     reconcile_id: str = ""
 

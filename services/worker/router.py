@@ -271,10 +271,8 @@ class RouterDriver:
         again before that began is kept.
         """
         is_ordered = forever or (resource.hand is not None and bool(resource.hand.rebuilds()))
-        if not is_ordered:
-            now = await self._health.judge_again(resource)
-            if now is not None and (now.state is not InstanceState.RESTART or now.wait is not None):
-                return now
+        if not is_ordered and (found := await self._health.judge_again(resource)) is not None:
+            return found
         pause = await self._servers.remove(resource)
         if pause is not None:
             return StepResult(InstanceState.GONE if forever else InstanceState.RESTART, wait=pause)

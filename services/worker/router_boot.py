@@ -68,7 +68,7 @@ class RouterServers:
             spare=spare,
         )
         resource.management = resource.wanted_digest = resource.reading = None
-        resource.dead_in, resource.unanswered_since = "", None
+        resource.unanswered_since = None
         if resource.hand is not None and mark.operation_id:
             resource.hand.settle_rebuilds(mark.operation_id)
         if server["status"] in COMING:
@@ -106,7 +106,7 @@ class RouterServers:
             mark.tls,
             {},
         )
-        resource.management = resource.wanted_digest = None
+        resource.management = resource.wanted_digest = resource.unanswered_since = None
         resource.waiting_since = self._env.clock.lease()
         if resource.hand is not None:
             # Done as far as booting goes; the operation ends when the instance is configured.
@@ -150,8 +150,7 @@ class RouterServers:
             server = await self._nova.server(resource.instance.server_id)
             if overdue or server is None or server["status"] not in (*COMING, RUNNING):
                 resource.waiting_since = None
-                if server is not None:
-                    resource.dead_in, resource.unanswered_since = resource.reconcile_id, now - waited
+                resource.unanswered_since, resource.instance.dead_in = now - waited, resource.reconcile_id
                 resource.failed(_boot_failure(server, waited, reason), "its instance did not start; it is tried again")
                 self._observer.happened(resource, "error", resource.last_error)
                 return StepResult(InstanceState.DOWN if server is None else InstanceState.RESTART)
@@ -181,7 +180,8 @@ class RouterServers:
             if server.get("OS-EXT-STS:task_state") != "deleting":
                 await self._nova.delete(str(server["id"]))
                 self._observer.happened(resource, "stop", f"server {server['id']}")
-        resource.dead_in, resource.unanswered_since = "", None
+        if resource.instance is not None:
+            resource.instance.dead_in = ""
         if resource.waiting_since is None or resource.state is InstanceState.BOOTING:
             resource.waiting_since, resource.stop_turns = clock.lease(), 0
         waited, timeout = clock.lease() - resource.waiting_since, self._env.router.stop_timeout

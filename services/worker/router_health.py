@@ -41,7 +41,9 @@ class RouterHealth:
     async def ask(self, resource: ManagedResource) -> ApplianceStatus:
         """Its status. UnreachableError without an answer; StaleEpochError when a later owner has been there."""
         status = await self._appliances.status(self._env.endpoint(resource))
-        resource.status, resource.unanswered_since, resource.dead_in = status, None, ""
+        resource.status, resource.unanswered_since = status, None
+        if resource.instance is not None:
+            resource.instance.dead_in = ""
         if status.epoch is not None and status.epoch > self._env.epoch(resource):
             raise StaleEpochError(f"the appliance has seen epoch {status.epoch[0]}.{status.epoch[1]}")
         return status
@@ -65,12 +67,13 @@ class RouterHealth:
         return StepResult(self.judge(resource, status))
 
     async def judge_again(self, resource: ManagedResource) -> StepResult | None:
-        """What is to be said by now of an instance that an earlier run found dead and could not have deleted: it may
-        answer again. None when no earlier run has.
+        """What has become of an instance that an earlier run found dead and could not have deleted: it may answer by
+        now. None when it is as dead as it was, or no earlier run has found it so.
         """
-        if resource.dead_in in ("", resource.reconcile_id):
+        if resource.instance is None or resource.instance.dead_in in ("", resource.reconcile_id):
             return None
-        return await self.alive(resource)
+        found = await self.alive(resource)
+        return None if found.state is InstanceState.RESTART and found.wait is None else found
 
     async def _unanswered(self, resource: ManagedResource, instance: Instance, reason: str) -> StepResult:
         settings, now = self._env.appliance, self._env.clock.lease()
@@ -95,20 +98,19 @@ class RouterHealth:
             resource.failed(reason, UnreachableError.public)
             return StepResult(state, wait=max(settings.alive_retry_interval, settings.dead_after / 8))
         else:
-            await self._check_management_network(resource, silent, reason)
+            await self._check_management_network(resource, instance, silent, reason)
             verdict, why = InstanceState.RESTART, f"no answer for {silent:.0f} s: {reason}"
-        if not resource.dead_in:
+        if not instance.dead_in:
             resource.failed(
                 f"instance {instance.server_id} is dead: {why}", "its instance is dead; another takes its place"
             )
             self._observer.happened(resource, "death", resource.last_error)
-        if verdict is InstanceState.RESTART:
-            resource.dead_in = resource.reconcile_id
-        else:
-            resource.dead_in, resource.unanswered_since = "", None
+        instance.dead_in = resource.reconcile_id
         return StepResult(verdict)
 
-    async def _check_management_network(self, resource: ManagedResource, silent: float, reason: str) -> None:
+    async def _check_management_network(
+        self, resource: ManagedResource, instance: Instance, silent: float, reason: str
+    ) -> None:
         """Raise StepError when the silence may be ours rather than the appliance's."""
         peers = (peer for peer in self._env.peers(resource) if peer.state in _ANSWERING)
         witnesses = heapq.nsmallest(_WITNESSES, peers, key=lambda peer: peer.unanswered_since is not None)
@@ -118,7 +120,7 @@ class RouterHealth:
                 f"no answer for {silent:.0f} s, but none of {len(witnesses)} other appliances answers either: the "
                 f"management network is suspected, nothing is rebuilt ({reason})"
             )
-        if not resource.dead_in and not self._deaths.draw():
+        if not instance.dead_in and not self._deaths.draw():
             raise StepError(
                 f"no answer for {silent:.0f} s, but more than {self._deaths.limit()} instances fell silent within a "
                 f"minute: a common cause is suspected, the others wait ({reason})"

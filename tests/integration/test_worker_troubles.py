@@ -25,6 +25,12 @@ async def poll(bench: Bench, *made: TenantRouter) -> None:
     await bench.until(lambda: all(bench.resource(one).hand is None for one in made))
 
 
+async def replaced(bench: Bench, made: TenantRouter, server: str) -> None:
+    """Wait until a router is configured on another server."""
+    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
+    await bench.until_idle(made)
+
+
 # Instances
 
 
@@ -54,9 +60,8 @@ async def test_a_dead_appliance_that_nova_cannot_remove_at_once_is_not_taken_for
     fault = bench.fault("error", "nova", "DELETE", f"/servers/{server}", times=1)
     await bench.hypervisor.kill(server)
     bench.deliver(made, Action.POLL, priority=1)
-    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
+    await replaced(bench, made, server)
     assert fault.hits == 1
-    await bench.until_idle(made)
     bench.check_tidy(made, networks=2)
 
 
@@ -80,8 +85,7 @@ async def test_a_dead_appliance_whose_worker_stood_still_is_not_taken_for_one_th
     # It may act again.
     bench.owns = True
     bench.deliver(made, Action.POLL, priority=1)
-    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
-    await bench.until_idle(made)
+    await replaced(bench, made, server)
     bench.check_tidy(made, networks=2)
 
 
@@ -97,13 +101,14 @@ async def test_an_instance_that_answers_again_before_nova_deletes_it_is_kept(ben
     bench.host.fault(boot, "none")
     await bench.until_idle(made)
     assert bench.server_id(made) == server
-    assert (bench.resource(made).dead_in, bench.resource(made).last_error) == ("", "")
+    instance = bench.resource(made).instance
+    assert instance is not None
+    assert (instance.dead_in, bench.resource(made).last_error) == ("", "")
     # It may die again.
     bench.cloud.faults.remove(fault)
     await bench.hypervisor.kill(server)
     bench.deliver(made, Action.POLL, priority=1)
-    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
-    await bench.until_idle(made)
+    await replaced(bench, made, server)
     bench.check_tidy(made, networks=2)
 
 
@@ -114,8 +119,7 @@ async def test_a_server_that_was_deleted_by_hand_is_replaced(bench: Bench) -> No
     await do(admin.delete_server, server)
     await bench.until(lambda: not bench.own_servers())
     bench.deliver(made, Action.POLL, priority=1)
-    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
-    await bench.until_idle(made)
+    await replaced(bench, made, server)
     bench.check_tidy(made, networks=2)
 
 
@@ -125,8 +129,7 @@ async def test_a_server_that_was_shut_off_is_replaced_at_once(bench: Bench) -> N
     admin = await do(lambda: bench.connect("admin", "admin").compute)
     await do(admin.stop_server, server)
     bench.deliver(made, Action.POLL, priority=1)
-    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
-    await bench.until_idle(made)
+    await replaced(bench, made, server)
     bench.check_tidy(made, networks=2)
 
 
@@ -259,8 +262,7 @@ async def test_an_instance_that_dies_while_a_network_is_attached_is_replaced(ben
         await bench.until(lambda: not bench.own_servers())
     bench.cloud.faults.remove(fault)
     bench.deliver(made, Action.POLL, priority=1)
-    await bench.until(lambda: bench.resource(made).instance is not None and bench.server_id(made) != server)
-    await bench.until_idle(made)
+    await replaced(bench, made, server)
     assert added in bench.attached(made)
     bench.check_tidy(made, networks=3)
 

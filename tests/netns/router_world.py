@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -128,3 +129,17 @@ def _mark(machine: Machine, heard: list[str], address: str) -> None:
         return any(address in line for line in list(heard))
 
     assert eventually(hears)
+
+
+def connects(machine: Namespace, address: str, seconds: float = 30.0) -> bool:
+    """Whether somebody listens on the port of the appliance's API at an address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with machine.entered():
+        where = socket.getaddrinfo(address, 5000, family, socket.SOCK_STREAM)[0][4]
+    with machine.socket(family) as own:
+        own.settimeout(seconds)
+        try:
+            own.connect(where)
+        except OSError:
+            return False
+        return True

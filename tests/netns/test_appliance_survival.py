@@ -24,6 +24,7 @@ from router_world import (
     INSIDE,
     INSIDE6,
     addresses,
+    connects,
     floating,
     network,
     no_kernel_event,
@@ -122,19 +123,6 @@ async def test_the_api_is_heard_on_the_management_network_only(appliance: Machin
         for address in (INSIDE, INSIDE6, ADDRESS, "fe80::a9fe:a9fe%eth0"):
             assert not connects(machine, address, 0.5)
     assert connects(appliance.orchestrator, ADDRESS)
-
-
-def connects(machine: Namespace, address: str, seconds: float = 30.0) -> bool:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with machine.entered():
-        where = socket.getaddrinfo(address, 5000, family, socket.SOCK_STREAM)[0][4]
-    with machine.socket(family) as own:
-        own.settimeout(seconds)
-        try:
-            own.connect(where)
-        except OSError:
-            return False
-        return True
 
 
 async def test_management_may_be_of_both_families_and_lie_behind_a_gateway(appliance: Machine, hosts: Hosts) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from router_world import (
     OUTSIDE,
     OUTSIDE6,
     addresses,
+    connects,
     floating,
     no_kernel_event,
     routes,
@@ -100,16 +100,6 @@ def no_packet_lost(host: Namespace) -> Iterator[None]:
         yield
     assert v4.sent > 0 < v6.sent
     assert v4.lost == v6.lost == 0
-
-
-def connects(machine: Namespace, address: str, seconds: float = 30.0) -> bool:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with machine.socket(family) as own:
-        own.settimeout(seconds)
-        with contextlib.suppress(OSError):
-            own.connect((address, 5000))
-            return True
-    return False
 
 
 async def test_the_unit_is_active_unprivileged_and_heard_on_management_alone(booted: Booted, hosts: Hosts) -> None:
